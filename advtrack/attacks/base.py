@@ -1,0 +1,174 @@
+"""The contract every attack keeps, and its bridge to the Adversarial Robustness Toolbox (ART)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from advtrack.attacks.outcome import AttackOutcome
+
+Norm = Literal["l0", "l2", "linf"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A continuous or integer interval of a searched parameter, with the place it comes from."""
+
+    low: float
+    high: float
+    source: str
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A finite set of values of a searched parameter, with the place it comes from."""
+
+    values: tuple[float, ...]
+    source: str
+
+
+Space = Mapping[str, Range | Choices]
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Attack a network in evaluation mode without gradients for its weights, and leave it as it came."""
+    modes = [(module, module.training) for module in network.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+
+def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Success per sample, shape (N,): argmax is the target ``y``, or (untargeted) is not ``y``.
+
+    Logits that are not finite decide nothing: such a sample is no success.
+    """
+    predicted = logits.argmax(1)
+    fooled = predicted == y if targeted else predicted != y
+    return fooled & logits.isfinite().all(1)
+
+
+def in_batches(
+    attack: Callable[..., AttackOutcome], network: nn.Module, x: Tensor, y: Tensor, batch_size: int, **params: Any
+) -> AttackOutcome:
+    """Run ``attack`` on consecutive batches of ``x``. Tensors in ``params`` of the same length are split alike."""
+    outcomes = []
+    for start in range(0, max(len(x), 1), batch_size):
+        batch = slice(start, start + batch_size)
+        own = {k: v[batch] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for k, v in params.items()}
+        outcomes.append(attack(network, x[batch], y[batch], **own))
+    return AttackOutcome.concatenate(outcomes)
+
+
+class Attack(EvasionAttack):
+    """An ART evasion attack over one of this package's batched torch functions.
+
+    Class attributes describe the attack to the budget search.
+
+    Attributes
+    ----------
+    native : callable
+        ``native(network, x, y, *, targeted, max_iter, ...) -> AttackOutcome`` on tensors; ``y`` are labels, of the
+        target class when targeted.
+    norm : {'l0', 'l2', 'linf'}
+        The attack's own norm, in which its budget is stated.
+    targets : bool
+        Whether the paper's protocol aims it at a random wrong label.
+    minimises : bool
+        True if one run finds each sample's smallest perturbation; False if ``eps`` bounds it beforehand.
+    shorter_runs : {'first_success', 'iterates', 'none'}
+        What one run tells of the same run stopped earlier: success from ``first_success`` on, success per iterate
+        (``success_at``), or nothing.
+    starts : bool
+        Whether the native function needs ``start``, an input of the target class per sample.
+    space : mapping
+        The searched parameters (``eps`` and ``max_iter`` are the budget).
+    sample_limit : int or None
+        How many clips are attacked unless told otherwise; None for all.
+    """
+
+    native: ClassVar[Callable[..., AttackOutcome]]
+    norm: ClassVar[Norm]
+    targets: ClassVar[bool] = True
+    minimises: ClassVar[bool]
+    shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]]
+    starts: ClassVar[bool] = False
+    space: ClassVar[Space]
+    sample_limit: ClassVar[int | None] = None
+
+    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "targeted", "batch_size", "verbose"]
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def __init__(self, estimator: PyTorchClassifier, **params: Any) -> None:
+        super().__init__(estimator=estimator)
+        if estimator.clip_values is None or not np.array_equal(np.ravel(estimator.clip_values), [0.0, 1.0]):
+            raise ValueError("clip_values of the classifier must be (0, 1): attacks work on inputs in [0, 1]")
+        if not all(_is_identity(operation) for operation in estimator.preprocessing_operations):
+            raise ValueError("the classifier has preprocessing: put it inside the network, where gradients see it")
+        self.set_params(**params)
+
+    def _check_params(self) -> None:
+        """Refuse what no attack can run with. Subclasses add what they alone know."""
+        super()._check_params()
+        for name in ("batch_size", "max_iter"):
+            value = getattr(self, name, 1)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value}")
+        if not isinstance(self.targeted, bool):
+            raise ValueError(f"targeted must be True or False, not {self.targeted}")
+
+    def native_params(self) -> dict[str, Any]:
+        """The parameters of this attack that its native function takes."""
+        return {name: getattr(self, name) for name in self.attack_params if name not in _ADAPTER_ONLY}
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
+        """Adversarial inputs for ``x``, float32, shape (N, C, H, W), in [0, 1].
+
+        Parameters
+        ----------
+        x : ndarray, shape (N, C, H, W)
+            Inputs in [0, 1].
+        y : ndarray, shape (N,) or (N, classes), optional
+            Labels (or one-hot): target classes when targeted; true classes, by default the predicted ones, when not.
+        **kwargs
+            ``start``: ndarray like ``x``, for attacks that start from an example of the target class.
+        """
+        network, device = self.estimator.model, self.estimator.device
+        inputs = torch.as_tensor(x, dtype=torch.float32, device=device)
+        if y is None:
+            if self.targeted:
+                raise ValueError("a targeted attack needs y, the target classes")
+            y = self.estimator.predict(x, batch_size=self.batch_size)
+        labels = torch.as_tensor(np.asarray(y), device=device)
+        labels = labels.argmax(1) if labels.ndim == 2 else labels.long()
+        extra = {k: torch.as_tensor(v, dtype=torch.float32, device=device) for k, v in kwargs.items()}
+        native = type(self).native
+        outcome = in_batches(native, network, inputs, labels, self.batch_size, **self.native_params(), **extra)
+        return outcome.x_adv.cpu().numpy()
+
+
+def _is_identity(operation: object) -> bool:
+    """ART gives every classifier a standardisation, with mean 0 and deviation 1 unless told otherwise."""
+    mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)
+    return mean is not None and std is not None and bool(np.all(mean == 0) and np.all(std == 1))
+
+
+_ADAPTER_ONLY = frozenset(EvasionAttack.attack_params) | {"batch_size", "verbose"}

@@ -1,0 +1,186 @@
+"""BIM, the basic iterative method (Eq. 1; Kurakin et al. 2016, arXiv:1607.02533), in the l-inf norm.
+
+BIM-a stops at a sample's first adversarial example, BIM-b runs a fixed number of iterations.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.fgsm import ascent_direction, check_eps, fgsm_step
+from advtrack.attacks.outcome import AttackOutcome
+
+#: The paper leaves both to an allocation "as much as it takes".
+SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True), "max_iter": Range(1, 100, "ours")}
+
+
+def bim_a(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    eps_step: float | None = None,
+    max_iter: int = 100,
+    targeted: bool = True,
+) -> AttackOutcome:
+    """BIM-a: step until the iterate is adversarial, keep it, and drop the sample from the batch.
+
+    Parameters
+    ----------
+    network : Module
+        Victim, from (N, C, H, W) to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Inputs in [0, 1].
+    y : Tensor of int64, shape (N,)
+        Target labels, or true labels when not ``targeted``.
+    eps : float
+        Bound of the perturbation, l-inf.
+    eps_step : float, optional
+        Size of a step, at most ``eps``. Default eps / 8 (ours).
+    max_iter : int
+        Number of iterations, at least 1.
+    targeted : bool
+        Descend towards ``y`` rather than ascend away from it.
+
+    Returns
+    -------
+    AttackOutcome
+        The forward that shows an iterate adversarial is also the one that its step would start from, and a batch goes
+        backwards as a whole: a sample is charged for that backward unless it was the last of its batch to succeed.
+    """
+    return _iterate(network, x, y, eps, eps_step, max_iter, targeted, stop_at_first=True)
+
+
+def bim_b(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    eps_step: float | None = None,
+    max_iter: int = 100,
+    targeted: bool = True,
+) -> AttackOutcome:
+    """BIM-b: run all iterations; the last iterate decides.
+
+    Parameters
+    ----------
+    network, x, y, eps, eps_step, max_iter, targeted
+        As for `bim_a`.
+
+    Returns
+    -------
+    AttackOutcome
+        ``success_at`` tells which iterates were adversarial; ``success`` is that of the last one, whatever became of
+        the others. Costs ``max_iter`` backwards and one forward more, the proof of the last iterate.
+    """
+    return _iterate(network, x, y, eps, eps_step, max_iter, targeted, stop_at_first=False)
+
+
+def _iterate(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    eps_step: float | None,
+    max_iter: int,
+    targeted: bool,
+    stop_at_first: bool,
+) -> AttackOutcome:
+    """Eq. 1, ``x_0 = x, x_(k+1) = clip_(x, eps)(x_k + eps_step sign(dJ/dx_k))``, for both variants."""
+    eps_step = _step_size(eps, eps_step)
+    x = x.detach()
+    low, high = x - eps, x + eps
+    x_adv = x.clone()
+    adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
+    forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
+    active = torch.arange(len(x), device=x.device)
+
+    with frozen(network):
+        for k in range(max_iter + 1):
+            if not len(active):
+                break
+            iterate = x_adv[active].requires_grad_(k < max_iter)
+            logits = network(iterate)
+            forwards[active] += 1
+            adversarial[active, k] = is_adversarial(logits, y[active], targeted)
+
+            going_on = ~adversarial[active, k] if stop_at_first else torch.ones_like(active, dtype=torch.bool)
+            if k == max_iter or not going_on.any():
+                break
+            gradient = ascent_direction(logits, iterate, y[active], targeted)
+            backwards[active] += 1
+
+            stepped = fgsm_step(iterate.detach(), gradient, eps_step)[going_on]
+            active = active[going_on]
+            # Input and step both lie in [0, 1], so the eps-ball around the input cannot lead out of it.
+            x_adv[active] = stepped.clamp(low[active], high[active])
+
+    ever = adversarial.any(1)
+    return AttackOutcome.of(
+        x,
+        x_adv,
+        success=ever if stop_at_first else adversarial[:, -1],
+        first_success=torch.where(ever, adversarial.long().argmax(1), -1),
+        forwards=forwards,
+        backwards=backwards,
+        success_at=None if stop_at_first else adversarial[:, 1:],
+    )
+
+
+def _step_size(eps: float, eps_step: float | None) -> float:
+    """The step, eps / 8 by default. A longer step than eps would be cut by the clipping without a word."""
+    check_eps(eps)
+    if eps_step is None:
+        return eps / 8
+    if not 0 <= eps_step <= eps:
+        raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")
+    return eps_step
+
+
+class BIMa(Attack):
+    """BIM-a as an ART attack."""
+
+    native = staticmethod(bim_a)
+    norm = "linf"
+    minimises = False
+    shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]] = "first_success"
+    space = SPACE
+    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "eps", "eps_step", "max_iter"]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        eps: float = 0.3,
+        eps_step: float | None = None,
+        max_iter: int = 100,
+        targeted: bool = True,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator,
+            eps=eps,
+            eps_step=eps_step,
+            max_iter=max_iter,
+            targeted=targeted,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        _step_size(self.eps, self.eps_step)
+
+
+class BIMb(BIMa):
+    """BIM-b as an ART attack."""
+
+    native = staticmethod(bim_b)
+    shorter_runs = "iterates"

@@ -1,0 +1,242 @@
+"""Carlini and Wagner's l2 attack, CWA (the paper's Eq. 5 to 8; Carlini and Wagner 2017, arXiv:1608.04644)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
+from advtrack.attacks.outcome import AttackOutcome
+
+SPACE: Space = {
+    "max_iter": Choices((50, 100, 200), "ours: the paper ties the iterations to c, and its numbers are lost"),
+    "binary_search_steps": Choices((3, 5, 9), "ours: the paper's search step is lost"),
+}
+
+# Adam's moments as in Kingma and Ba (2015).
+_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
+# Ours: within one constant the learning rate falls geometrically to this fraction of itself, which ends the zigzag
+# across the decision boundary that a constant rate keeps up.
+_LAST_RATE = 0.1
+# Ours: inputs fill this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
+# tanh is flat, and half of a spectrogram may lie on its floor.
+_SPREAD = 0.95
+# Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
+_HEADROOM = 3.0
+
+
+def carlini_wagner(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    confidence: float = 0.0,
+    learning_rate: float = 0.1,
+    max_iter: int = 100,
+    binary_search_steps: int = 5,
+    initial_const: float | None = None,
+    targeted: bool = True,
+    abort_early: bool = True,
+) -> AttackOutcome:
+    """Minimise ``|x_adv - x|^2 + c f(x_adv)`` (Eq. 5) with the smallest c that succeeds, for each sample its own.
+
+    ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
+    target y, and its opposite for a true class y. Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 2`` (Eq. 7
+    and 8), so that x_adv is x itself, exactly, as long as w is where it started.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Victim, inputs (N, C, H, W) in [0, 1] to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Legitimate inputs in [0, 1].
+    y : Tensor of int64, shape (N,)
+        Target classes; true classes if not ``targeted``.
+    confidence : float
+        Kappa of Eq. 6, at least 0: the margin, in logits, that a success must have.
+    learning_rate : float
+        Adam's step size in w, at most; it falls to a tenth within each constant, and is smaller from the start for a
+        sample whose first step would overshoot.
+    max_iter : int
+        Iterations with each constant.
+    binary_search_steps : int
+        Number of constants tried. One that succeeds bounds the search above, one that fails bounds it below; until one
+        has succeeded, c grows tenfold.
+    initial_const : float, optional
+        First constant. By default each sample has its own: three times ``2 margin / |gradient of the margin|^2``, the
+        constant with which Eq. 5 would just reach the boundary if the victim were linear.
+    targeted : bool
+        Whether ``y`` is to be reached or to be left.
+    abort_early : bool
+        Leave a constant when the lowest loss has fallen by less than 0.1% in a tenth of ``max_iter`` (at least 5).
+
+    Returns
+    -------
+    AttackOutcome
+        The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
+        all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more.
+    """
+    x = x.detach()
+    x_adv = x.clone()
+    first_success = torch.full_like(y, -1, dtype=torch.int64)
+    forwards, backwards = torch.zeros_like(first_success), torch.zeros_like(first_success)
+    iterations = torch.zeros_like(first_success)
+    best = x.new_full((len(x),), torch.inf)
+    lower, upper = torch.zeros_like(best), torch.full_like(best, torch.inf)
+    const = torch.full_like(best, torch.nan if initial_const is None else initial_const)
+    rate = torch.full_like(best, learning_rate)
+    window = max(max_iter // 10, 5)
+
+    with frozen(network):
+        for _ in range(binary_search_steps):
+            # An input that is an example already, at distance 0, needs no constant.
+            active = (best > 0).nonzero().squeeze(1)
+            solved = torch.zeros_like(best, dtype=torch.bool)
+            x_0 = x[active]
+            w_0 = torch.atanh(_SPREAD * (2 * x_0 - 1))
+            w, mean, square = w_0.clone(), torch.zeros_like(x_0), torch.zeros_like(x_0)
+            lowest, earlier = torch.full_like(best, torch.inf), torch.full_like(best, torch.inf)
+
+            for iteration in range(max_iter + 1):
+                if not len(active):
+                    break
+                # Eq. 7. The clamp takes back what the spread leaves outside the box; the gradient passes it, so that a
+                # feature pushed out comes back when it is pulled.
+                x_k = (x_0 + (w.tanh() - w_0.tanh()) / 2).clamp(0, 1).requires_grad_()
+                logits = network(x_k)
+                forwards[active] += 1
+                margin = _margin(logits, y[active], targeted)
+                delta = x_k.detach() - x_0
+                l2 = delta.flatten(1).norm(dim=1)
+
+                # The forward that made an example is the one that proves it. Until there is one, keep the last iterate.
+                fooled = is_adversarial(logits, y[active], targeted) & (margin <= -confidence)
+                kept = torch.where(fooled, l2 < best[active], best[active].isinf())
+                x_adv[active[kept]] = x_k.detach()[kept]
+                best[active[fooled & kept]] = l2[fooled & kept]
+                solved[active] |= fooled
+                first = active[fooled & (first_success[active] < 0)]
+                first_success[first] = iterations[first]
+
+                hinge = margin.clamp(min=-confidence)
+                going = (best[active] > 0) & hinge.isfinite()
+                if abort_early and iteration > 0:
+                    # The sum that Eq. 5 minimises.
+                    loss = l2.square() + const[active] * hinge.detach()
+                    lowest[active] = lowest[active].minimum(loss)
+                    if iteration % window == 0:
+                        going &= lowest[active] < earlier[active] - 1e-3 * lowest[active].abs()
+                        earlier[active] = lowest[active]
+                if iteration == max_iter or not going.any():
+                    break
+
+                # A batch goes backwards as a whole: samples that leave here get a row of zeros, and are charged for it.
+                (slope,) = torch.autograd.grad(hinge[going].sum(), x_k)
+                backwards[active] += 1
+                going &= slope.flatten(1).isfinite().all(1)
+                if not going.all():
+                    active = active[going]
+                    x_0, w_0, w, mean, square = x_0[going], w_0[going], w[going], mean[going], square[going]
+                    delta, slope, hinge = delta[going], slope[going], hinge[going]
+                if iteration == 0:
+                    missing, steepness = hinge.detach() + confidence, slope.flatten(1).norm(dim=1)
+                    distance = missing / steepness
+                    guess = (_HEADROOM * 2 * missing / steepness.square()).clamp(1e-10, 1e10)
+                    const[active] = const[active].where(const[active].isfinite(), guess)
+
+                # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
+                gradient = (2 * delta + _like(const[active], x) * slope) * (1 - w.tanh().square()) / 2
+                mean.lerp_(gradient, 1 - _BETA_1)
+                square.lerp_(gradient.square(), 1 - _BETA_2)
+                iterations[active] += 1
+                step = mean / (1 - _BETA_1 ** (iteration + 1))
+                step /= (square / (1 - _BETA_2 ** (iteration + 1))).sqrt() + _ADAM_EPS
+                if iteration == 0:
+                    # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
+                    length = (learning_rate * step * (1 - w.tanh().square()) / 2).flatten(1).norm(dim=1)
+                    rate[active] = learning_rate * (distance / length).clamp(max=1)
+                w -= _like(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
+
+            upper = const.where(solved, upper)
+            lower = lower.where(solved, const)
+            const = torch.where(upper.isinf(), const * 10, (lower + upper) / 2)
+
+    return AttackOutcome.of(
+        x,
+        x_adv,
+        success=first_success >= 0,
+        first_success=first_success,
+        forwards=forwards,
+        backwards=backwards,
+    )
+
+
+def _margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Logits missing to success (Eq. 6), shape (N,): negative once the target leads, or the true class lags."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return others - own if targeted else own - others
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Values per sample, shaped to multiply images."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+class CarliniWagner(Attack):
+    """Carlini and Wagner's attack as an ART evasion attack. See `carlini_wagner` for the parameters."""
+
+    native = staticmethod(carlini_wagner)
+    norm = "l2"
+    minimises = True
+    shorter_runs = "none"
+    space = SPACE
+    attack_params: ClassVar[list[str]] = [
+        *Attack.attack_params,
+        "confidence",
+        "learning_rate",
+        "max_iter",
+        "binary_search_steps",
+        "initial_const",
+        "abort_early",
+    ]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        confidence: float = 0.0,
+        targeted: bool = True,
+        learning_rate: float = 0.1,
+        binary_search_steps: int = 5,
+        max_iter: int = 100,
+        initial_const: float | None = None,
+        abort_early: bool = True,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator,
+            confidence=confidence,
+            targeted=targeted,
+            learning_rate=learning_rate,
+            binary_search_steps=binary_search_steps,
+            max_iter=max_iter,
+            initial_const=initial_const,
+            abort_early=abort_early,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.confidence < 0:
+            raise ValueError(f"confidence must be at least 0, not {self.confidence}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.initial_const is not None and self.initial_const <= 0:
+            raise ValueError(f"initial_const must be positive, or None, not {self.initial_const}")
+        if self.binary_search_steps < 1:
+            raise ValueError(f"binary_search_steps must be at least 1, not {self.binary_search_steps}")

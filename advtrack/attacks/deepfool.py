@@ -1,0 +1,192 @@
+"""DeepFool (Eq. 4; Moosavi-Dezfooli et al. 2016, arXiv:1511.04599): the nearest linearised decision boundary."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
+from advtrack.attacks.outcome import AttackOutcome
+
+SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
+
+#: Ours (the authors' code adds 1e-4 to every step): on a tie the distance is 0, and no overshoot crosses it.
+SHORTEST_STEP = 1e-6
+
+
+def deepfool(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    norm: Literal["linf", "l2"] = "linf",
+    overshoot: float = 0.02,
+    max_iter: int = 100,
+    candidates: int = 10,
+    targeted: bool = False,
+) -> AttackOutcome:
+    """Step to the nearest linearised boundary of the true class until it is crossed.
+
+    Parameters
+    ----------
+    network : Module
+        Victim, from (N, C, H, W) to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Inputs in [0, 1].
+    y : Tensor of int64, shape (N,)
+        True labels.
+    norm : {'linf', 'l2'}
+        Norm of the distance to a boundary. The paper uses l-inf.
+    overshoot : float
+        Share, at least 0, by which the perturbation is lengthened to come out beyond the boundary.
+    max_iter : int
+        Number of iterations, at least 1.
+    candidates : int
+        How many classes are tried per sample: those with the largest logits at the start, without ``y``.
+    targeted : bool
+        False: DeepFool has no target.
+
+    Returns
+    -------
+    AttackOutcome
+        ``x_adv`` of a success is lengthened and clipped to [0, 1] before the forward that shows it adversarial. An
+        iteration costs that forward, and for samples that go on another one and a backward per candidate class.
+    """
+    _check(norm, overshoot, candidates, targeted)
+    x = x.detach()
+    x_adv = x.clone()
+    # Kept apart from x_adv: steps too short to change x_adv in its own precision still add up here.
+    perturbation = torch.zeros_like(x)
+    first_success = torch.full_like(y, -1)
+    forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
+    active = torch.arange(len(x), device=x.device)
+
+    with frozen(network):
+        for iteration in range(max_iter + 1):
+            if not len(active):
+                break
+            with torch.no_grad():
+                logits = network(x_adv[active])
+            forwards[active] += 1
+            if iteration == 0:
+                rivals = _rivals(logits, y, candidates)
+
+            fooled = is_adversarial(logits, y[active], targeted=False)
+            first_success[active[fooled]] = iteration
+            active = active[~fooled]
+            if iteration == max_iter or not len(active):
+                break
+
+            # A forward of its own, for the rest: cheaper than taking finished samples through every backward.
+            step, in_sight = _step_to_boundary(network, x_adv[active], y[active], rivals[active], norm)
+            forwards[active] += 1
+            backwards[active] += rivals.shape[1]
+
+            # Without a boundary in sight (zero or undefined gradients everywhere) a sample leaves as it is.
+            active = active[in_sight]
+            origin = x[active]
+            perturbation[active] = (perturbation[active] + step[in_sight]).clamp(-origin, 1 - origin)
+            x_adv[active] = (origin + (1 + overshoot) * perturbation[active]).clamp(0.0, 1.0)
+
+    return AttackOutcome.of(
+        x, x_adv, success=first_success >= 0, first_success=first_success, forwards=forwards, backwards=backwards
+    )
+
+
+def _rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
+    """The classes other than ``y`` with the largest logits, shape (N, min(candidates, classes - 1))."""
+    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    return others.topk(min(candidates, logits.shape[1] - 1)).indices
+
+
+def _step_to_boundary(
+    network: nn.Module, x_adv: Tensor, y: Tensor, rivals: Tensor, norm: Literal["linf", "l2"]
+) -> tuple[Tensor, Tensor]:
+    """Linearise the boundary between ``y`` and each rival at ``x_adv``, and step to the nearest one.
+
+    With ``f = Z_rival - Z_y`` and ``w = df/dx``, a boundary is ``|f| / ||w||_1`` away along ``sign(w)`` in l-inf, and
+    ``|f| / ||w||_2`` along ``w / ||w||_2`` in l2.
+
+    Returns
+    -------
+    step : Tensor, shape of ``x_adv``
+    in_sight : Tensor of bool, shape (N,)
+        False where no rival has a usable gradient; ``step`` means nothing there.
+    """
+    x_adv = x_adv.requires_grad_()
+    logits = network(x_adv)
+    margins = logits.gather(1, rivals) - logits.gather(1, y.unsqueeze(1))
+
+    nearest = torch.full_like(logits[:, :1], torch.inf)
+    nearest_w = torch.zeros_like(x_adv).flatten(1)
+    for f in margins.unbind(1):
+        (w,) = torch.autograd.grad(f.sum(), x_adv, retain_graph=True)
+        w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
+        w = w.masked_fill(((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0)), 0.0).flatten(1)
+        distance = (f.detach().abs() / w.norm(p=1 if norm == "linf" else 2, dim=1)).unsqueeze(1)
+        closer = distance < nearest
+        nearest = torch.where(closer, distance, nearest)
+        nearest_w = torch.where(closer, w, nearest_w)
+
+    direction = nearest_w.sign() if norm == "linf" else nearest_w / nearest_w.norm(dim=1, keepdim=True)
+    step = (nearest.clamp(min=SHORTEST_STEP) * direction).view_as(x_adv)
+    # The last bits of a matrix product depend on the size of the batch. In float64, round them away.
+    return step.float().to(x_adv.dtype), nearest.isfinite().squeeze(1)
+
+
+def _check(norm: str, overshoot: float, candidates: int, targeted: bool) -> None:
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"norm must be 'linf' or 'l2', not {norm!r}")
+    if not overshoot >= 0:
+        raise ValueError(f"overshoot must not be negative: {overshoot}")
+    if not isinstance(candidates, int) or candidates < 1:
+        raise ValueError(f"candidates must be a positive integer, not {candidates}")
+    if targeted:
+        raise ValueError("DeepFool is untargeted: targeted must be False")
+
+
+class DeepFool(Attack):
+    """DeepFool as an ART attack: ART calls the overshoot ``epsilon`` and the candidate classes ``nb_grads``."""
+
+    native = staticmethod(deepfool)
+    norm = "linf"
+    targets = False
+    minimises = True
+    shorter_runs = "first_success"
+    space = SPACE
+    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "max_iter", "epsilon", "nb_grads", "norm"]
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        max_iter: int = 100,
+        epsilon: float = 0.02,
+        nb_grads: int = 10,
+        norm: Literal["linf", "l2"] = "linf",
+        targeted: bool = False,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            classifier,
+            max_iter=max_iter,
+            epsilon=epsilon,
+            nb_grads=nb_grads,
+            norm=norm,
+            targeted=targeted,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    def native_params(self) -> dict[str, Any]:
+        """The parameters of `deepfool`, under its own names."""
+        ours = {"epsilon": "overshoot", "nb_grads": "candidates"}
+        return {ours.get(name, name): value for name, value in super().native_params().items()}
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        _check(self.norm, self.epsilon, self.nb_grads, self.targeted)

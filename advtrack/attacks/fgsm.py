@@ -1,0 +1,119 @@
+"""FGSM, the fast gradient sign method (Goodfellow et al. 2014, arXiv:1412.6572): one step of size eps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.outcome import AttackOutcome
+
+SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
+
+
+def ascent_direction(logits: Tensor, x: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Gradient, at ``x``, of the cross-entropy that the attack raises, shape of ``x``.
+
+    Away from the true label ``y`` the loss itself is raised; towards a target ``y``, its negative.
+    """
+    loss = F.cross_entropy(logits, y, reduction="sum")
+    (gradient,) = torch.autograd.grad(-loss if targeted else loss, x)
+    return gradient
+
+
+def fgsm_step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+    """Move every feature by ``eps`` along the sign of the gradient, within [0, 1].
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, ...)
+        Inputs in [0, 1].
+    gradient : Tensor, shape (N, ...)
+        Gradient of the loss to raise. A component that is not finite has no sign: its feature stays.
+    eps : float
+        Size of the step, at least 0.
+
+    Returns
+    -------
+    Tensor, shape (N, ...)
+        A new tensor, without gradient history if neither argument has one.
+    """
+    direction = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sign()
+    return (x + eps * direction).clamp(0.0, 1.0)
+
+
+def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool = False) -> AttackOutcome:
+    """Attack with one signed step: ``x + eps * sign(dJ/dx)``.
+
+    Parameters
+    ----------
+    network : Module
+        Victim, from (N, C, H, W) to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Inputs in [0, 1].
+    y : Tensor of int64, shape (N,)
+        True labels, or target labels when ``targeted``.
+    eps : float
+        Size of the step, and so the l-inf bound.
+    targeted : bool
+        Descend towards ``y`` rather than ascend away from it.
+
+    Returns
+    -------
+    AttackOutcome
+        Every input takes the step, also one that is adversarial as it is (``first_success`` 0).
+    """
+    check_eps(eps)
+    x_adv = x.detach().clone()
+    passes = torch.ones_like(y)
+    first_success = torch.full_like(y, -1)
+    success = torch.zeros_like(y, dtype=torch.bool)
+
+    if len(x):
+        with frozen(network):
+            clean = x_adv.requires_grad_()
+            logits = network(clean)
+            x_adv = fgsm_step(clean.detach(), ascent_direction(logits, clean, y, targeted), eps)
+            with torch.no_grad():
+                success = is_adversarial(network(x_adv), y, targeted)
+        first_success[success] = 1
+        first_success[is_adversarial(logits, y, targeted)] = 0
+
+    return AttackOutcome.of(
+        x, x_adv, success=success, first_success=first_success, forwards=2 * passes, backwards=passes
+    )
+
+
+def check_eps(eps: float) -> None:
+    """Refuse a bound outside the range of the inputs."""
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps must lie in [0, 1], the range of the inputs, not {eps}")
+
+
+class FGSM(Attack):
+    """FGSM as an ART attack."""
+
+    native = staticmethod(fgsm)
+    norm = "linf"
+    minimises = False
+    shorter_runs = "none"
+    space = SPACE
+    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "eps"]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        eps: float = 0.3,
+        targeted: bool = False,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(estimator, eps=eps, targeted=targeted, batch_size=batch_size, verbose=verbose)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_eps(self.eps)

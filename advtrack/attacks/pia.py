@@ -1,0 +1,318 @@
+"""Partial-information attack, PIA (Ilyas et al. 2018, arXiv:1804.08598, Algorithm 1 and section 2.3): a black box.
+
+The victim shows the scores of its ``top_k`` classes and nothing else. The attack starts from an input of the target
+class and draws it towards the legitimate one, in an ever smaller l-inf box, without losing sight of the target.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import Tensor, nn
+
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.outcome import AttackOutcome
+
+SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
+
+# All of these are ours: the paper's decay rate and learning rate are lost, and so is its range of the NES variance.
+_SIGMAS = (1e-3, 3e-3, 1e-2, 3e-2)
+_MOMENTUM = 0.95
+# The box shrinks by a fraction of itself: by half at most and at first, by a hundredth at least.
+_LARGEST_DECAY, _SMALLEST_DECAY, _GROWTH = 0.5, 0.01, 1.5
+# Step sizes tried, each half of the one before, before the decay is halved.
+_STEPS_TRIED = 3
+# Iterations without an example at least 1% nearer: after half as many, back to the best example with half the step.
+_PATIENCE = 60
+# Halvings of the box in which the projected start may save all gradients.
+_BISECTIONS = 10
+
+
+def pia(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    start: Tensor,
+    eps: float = 0.0,
+    sigma: float | None = None,
+    learning_rate: float = 0.003,
+    samples_per_draw: int = 50,
+    top_k: int = 3,
+    max_iter: int = 500,
+    seed: int = 0,
+    query_batch: int = 256,
+    targeted: bool = True,
+) -> AttackOutcome:
+    """Draw an input of the target class towards ``x``, led by natural evolution strategies on the scores shown.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Victim, inputs (N, C, H, W) in [0, 1] to logits (N, classes). It is only ever called, under ``no_grad``.
+    x : Tensor, shape (N, C, H, W)
+        Legitimate inputs in [0, 1].
+    y : Tensor of int64, shape (N,)
+        Target classes.
+    start : Tensor, shape (N, C, H, W)
+        An input of the target class for each sample. One whose target is not among the ``top_k`` fails at once.
+    eps : float
+        Stop when an example lies within this l-inf distance; 0 for as near as it gets.
+    sigma : float, optional
+        Standard deviation of the draws. By default a line search takes, for each sample, the one of 0.001, 0.003, 0.01
+        and 0.03 whose gradient raises the target's score most in one step.
+    learning_rate : float
+        Largest step of a feature.
+    samples_per_draw : int
+        Queries of a gradient estimate, an even number: each draw is used with both signs.
+    top_k : int
+        How many classes the victim shows.
+    max_iter : int
+        Number of gradient estimates.
+    seed : int
+        Seed of the draws. All samples share them, so that a result does not depend on the samples beside it.
+    query_batch : int
+        Images that pass through the network at a time (at least ``samples_per_draw``).
+    targeted : bool
+        Only True: the attack starts from a target.
+
+    Returns
+    -------
+    AttackOutcome
+        The nearest example, in l-inf, that the victim takes for the target. ``first_success`` is 0 if the start (or x
+        itself) is one. ``forwards`` are the queries: about 20, the line search's 4 (``samples_per_draw`` + 1), and
+        ``samples_per_draw`` and one or a few per iteration. ``backwards`` are 0.
+    """
+    if not targeted:
+        raise ValueError("PIA is a targeted attack: it starts from an input of the target class")
+    if start.shape != x.shape:
+        raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, not {tuple(start.shape)}")
+    x, x_adv = x.detach(), start.detach().clone()
+    generator = torch.Generator(x.device).manual_seed(seed)
+    scores = _TopScores(network, y, top_k, query_batch)
+
+    def draw() -> Tensor:
+        shape = (samples_per_draw // 2, *x.shape[1:])
+        return torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    with frozen(network), torch.no_grad():
+        every = torch.arange(len(x), device=x.device)
+        done = scores(x, every)[2]
+        x_adv[done] = x[done]
+        _, shown, leads = scores(x_adv, every)
+        first_success = torch.where(leads, 0, -1)
+        active = every[shown & ~done]
+
+        # The box shrinks without gradients as long as the projection of the start is still an example.
+        box = (x_adv - x).flatten(1).abs().amax(1)
+        led, low = active[leads[active]], torch.zeros_like(box)
+        for _ in range(_BISECTIONS):
+            middle = (low[led] + box[led]) / 2
+            holds = scores(_project(x_adv[led], x[led], middle), led)[2]
+            box[led], low[led] = middle.where(holds, box[led]), low[led].where(holds, middle)
+        x_adv = _project(x_adv, x, box)
+        nearest, best = x_adv.clone(), box.where(leads, torch.inf)
+
+        spread = torch.full_like(box, sigma or 0.0)
+        if sigma is None:
+            noise, highest = draw(), torch.full_like(box, -torch.inf)
+            for candidate in _SIGMAS:
+                tried = torch.full_like(box, candidate)[active]
+                slope = _nes_gradient(scores, x_adv, active, tried, noise)
+                score = scores(_project(x_adv[active] + learning_rate * slope.sign(), x[active], box[active]), active)[
+                    0
+                ]
+                raised = active[score > highest[active]]
+                highest[active] = score.maximum(highest[active])
+                spread[raised] = candidate
+
+        velocity = torch.zeros_like(x)
+        decay, rate = torch.full_like(box, _LARGEST_DECAY), torch.full_like(box, learning_rate)
+        stale = torch.zeros_like(every)
+        for iteration in range(1, max_iter + 1):
+            active = active[(best[active] > eps) & (stale[active] < _PATIENCE)]
+            if not len(active):
+                break
+            slope = _nes_gradient(scores, x_adv, active, spread[active], draw())
+            velocity[active] = _MOMENTUM * velocity[active] + (1 - _MOMENTUM) * slope
+            stale[active] += 1
+
+            # Step and shrink. A proposal that loses the target from the top k is tried again with half the step, after
+            # a few such halvings with the full step and half the decay, at last without decay. Only an iterate that is
+            # an example shrinks; the others climb back in the box they have.
+            step, shrinkage = rate.clone(), decay.where(leads, 0)
+            tries = torch.zeros_like(every)
+            decay[active] = 2 * _SMALLEST_DECAY
+            seeking = active
+            while len(seeking):
+                smaller = (box[seeking] * (1 - shrinkage[seeking])).clamp(min=eps)
+                moved = x_adv[seeking] + _like(step[seeking], x) * velocity[seeking].sign()
+                proposal = _project(moved, x[seeking], smaller)
+                _, shown, leading = scores(proposal, seeking)
+
+                taken = seeking[shown]
+                x_adv[taken], box[taken], leads[taken] = proposal[shown], smaller[shown], leading[shown]
+                shrunk = taken[shrinkage[taken] > 0]
+                decay[shrunk] = (_GROWTH * shrinkage[shrunk]).clamp(max=_LARGEST_DECAY)
+
+                distance = (proposal - x[seeking]).flatten(1).abs().amax(1)
+                nearer = leading & (distance < best[seeking])
+                found = seeking[nearer]
+                stale[found[distance[nearer] < 0.99 * best[found]]] = 0
+                nearest[found], best[found] = proposal[nearer], distance[nearer]
+                first_success[found] = torch.where(first_success[found] < 0, iteration, first_success[found])
+
+                seeking = seeking[~shown]
+                tries[seeking] += 1
+                step[seeking] /= 2
+                exhausted = seeking[tries[seeking] == _STEPS_TRIED]
+                stuck = shrinkage[exhausted] == 0
+                rate[exhausted[stuck]] /= 2
+                tries[exhausted], step[exhausted] = 0, rate[exhausted]
+                shrinkage[exhausted] /= 2
+                shrinkage[exhausted[shrinkage[exhausted] < _SMALLEST_DECAY]] = 0
+                seeking = seeking[~torch.isin(seeking, exhausted[stuck])]
+
+            tired = active[(stale[active] == _PATIENCE // 2) & best[active].isfinite()]
+            x_adv[tired], box[tired], leads[tired] = nearest[tired], best[tired], True
+            rate[tired] /= 2
+
+    success = first_success >= 0
+    return AttackOutcome.of(
+        x,
+        nearest.where(_like(success, x), x_adv),
+        success=success,
+        first_success=first_success,
+        forwards=scores.queries,
+        backwards=torch.zeros_like(scores.queries),
+    )
+
+
+class _TopScores:
+    """A victim that shows the log-probabilities of its ``top_k`` classes, and how often each sample has asked it."""
+
+    def __init__(self, network: nn.Module, y: Tensor, top_k: int, query_batch: int) -> None:
+        self.network, self.y, self.top_k, self.query_batch = network, y, top_k, query_batch
+        self.queries = torch.zeros_like(y)
+
+    def __call__(self, points: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The target's score, whether it is among those shown, and whether it is the first, shape (len(points),) each.
+
+        ``samples[i]`` tells whose target point i is about. A target that is not shown scores no more than the last class
+        that is, and this bound takes its place.
+        """
+        score = points.new_zeros(len(points))
+        shown, leads = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(score, dtype=torch.bool)
+        for begin in range(0, len(points), self.query_batch):
+            batch = slice(begin, begin + self.query_batch)
+            targets = self.y[samples[batch]]
+            logits = self.network(points[batch])
+            values, classes = logits.log_softmax(1).topk(min(self.top_k, logits.shape[1]), dim=1)
+            hit = classes == targets[:, None]
+            valid = logits.isfinite().all(1)
+            bounded = values.where(hit, values[:, -1:]).amax(1)
+            score[batch] = bounded.where(valid, 0).to(score.dtype)
+            shown[batch] = hit.any(1) & valid
+            leads[batch] = is_adversarial(logits, targets, True)
+        self.queries.index_add_(0, samples, torch.ones_like(samples))
+        return score, shown, leads
+
+
+def _nes_gradient(scores: _TopScores, x_adv: Tensor, samples: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
+    """NES estimate of the target score's gradient at ``x_adv[samples]`` by antithetic draws, of unit mean magnitude.
+
+    ``spread`` is each sample's sigma, ``noise`` the draws of all, shape (draws / 2, C, H, W). Samples and draws share
+    batches of queries.
+    """
+    both = torch.cat([noise, -noise])
+    differences = []
+    for part in torch.arange(len(samples), device=x_adv.device).split(max(scores.query_batch // len(both), 1)):
+        points = x_adv[samples[part], None] + spread[part].reshape(-1, *[1] * noise.ndim) * both
+        asked = samples[part].repeat_interleave(len(both))
+        score = scores(points.clamp(0, 1).flatten(0, 1), asked)[0].view(len(part), 2, -1)
+        differences.append(score[:, 0] - score[:, 1])
+    slope = torch.cat(differences) @ noise.flatten(1)
+    slope /= slope.abs().mean(1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
+    return slope.view(len(samples), *noise.shape[1:])
+
+
+def _project(points: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+    """The nearest points within ``eps`` (one per sample) of ``x`` and within [0, 1]."""
+    return points.clamp(x - _like(eps, x), x + _like(eps, x)).clamp(0, 1)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Values per sample, shaped to multiply images."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+class PIA(Attack):
+    """PIA as an ART evasion attack: ``generate(x, y, start=...)``. See `pia` for the parameters."""
+
+    native = staticmethod(pia)
+    norm = "linf"
+    minimises = True
+    starts = True
+    shorter_runs = "none"
+    space = SPACE
+    sample_limit: ClassVar[int | None] = 10
+    attack_params: ClassVar[list[str]] = [
+        *Attack.attack_params,
+        "eps",
+        "sigma",
+        "learning_rate",
+        "samples_per_draw",
+        "top_k",
+        "max_iter",
+        "seed",
+        "query_batch",
+    ]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        eps: float = 0.0,
+        sigma: float | None = None,
+        learning_rate: float = 0.003,
+        samples_per_draw: int = 50,
+        top_k: int = 3,
+        max_iter: int = 500,
+        seed: int = 0,
+        query_batch: int = 256,
+        targeted: bool = True,
+        batch_size: int = 32,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator,
+            eps=eps,
+            sigma=sigma,
+            learning_rate=learning_rate,
+            samples_per_draw=samples_per_draw,
+            top_k=top_k,
+            max_iter=max_iter,
+            seed=seed,
+            query_batch=query_batch,
+            targeted=targeted,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if not self.targeted:
+            raise ValueError("targeted must be True: PIA starts from an input of the target class")
+        if not 0 <= self.eps <= 1:
+            raise ValueError(f"eps must be in [0, 1], not {self.eps}")
+        if self.sigma is not None and not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, or None, not {self.sigma}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.samples_per_draw < 2 or self.samples_per_draw % 2:
+            raise ValueError(f"samples_per_draw must be an even number of at least 2, not {self.samples_per_draw}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.query_batch < 1:
+            raise ValueError(f"query_batch must be at least 1, not {self.query_batch}")

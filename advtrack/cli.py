@@ -1,0 +1,321 @@
+"""The command line: one command per entry point of the MLproject file. It parses, calls the stage and prints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from advtrack import __version__
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.data import DATASETS
+from advtrack.errors import InputError
+from advtrack.models import MODELS
+from advtrack.representations import REPRESENTATIONS
+
+PRESETS = ("demo", "esc10", "paper")
+DEFAULT_EPS = 8 / 255
+
+
+def _choice(names: tuple[str, ...], *extra: str) -> click.Choice:
+    return click.Choice([*names, *extra])
+
+
+class _SeedFreeFloat(click.FloatRange):
+    """A float in a range; 'nan' is none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+RATE = _SeedFreeFloat(0, 1)
+POSITIVE_RATE = _SeedFreeFloat(0, 1, min_open=True)
+
+_dataset = click.option("--dataset", type=_choice(DATASETS), default="synthetic", show_default=True)
+_dataset_or_auto = click.option(
+    "--dataset",
+    type=_choice(DATASETS, "auto"),
+    default="auto",
+    show_default=True,
+    help="auto: the one with a registered model.",
+)
+_data_dir = click.option("--data-dir", default="", help="Folder of the data set's release; generated for synthetic.")
+_seed = click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+_device = click.option("--device", type=_choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
+_work_dir = click.option(
+    "--work-dir", default="work", show_default=True, help="Where stores, checkpoints and the report go."
+)
+_force = click.option("--force", is_flag=True, help="Redo what is already done.")
+_height = click.option(
+    "--height", type=click.IntRange(0), default=0, show_default=True, help="0: the only size there is."
+)
+_width = click.option(
+    "--width", type=click.IntRange(0), default=0, show_default=True, help="0: the only size there is."
+)
+_representation = click.option(
+    "--representation", type=_choice(REPRESENTATIONS, "all"), default="stft", show_default=True
+)
+_one_representation = click.option("--representation", type=_choice(REPRESENTATIONS), default="stft", show_default=True)
+_model = click.option("--model", type=_choice(MODELS, "all"), default="alexnet", show_default=True)
+_one_model = click.option("--model", type=_choice(MODELS), default="alexnet", show_default=True)
+_victim = click.option("--victim", default="standard", show_default=True, help="Alias or version number.")
+_storage = click.option(
+    "--storage", default="sqlite:///optuna.db", show_default=True, help="Optuna storage of the studies."
+)
+
+
+def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+_training = _options(
+    _dataset,
+    _data_dir,
+    _model,
+    _representation,
+    _height,
+    _width,
+    click.option(
+        "--weights",
+        default="none",
+        show_default=True,
+        help="imagenet, none or a file; with exceptions by model, as imagenet,resnet56=none.",
+    ),
+    click.option("--folds", type=click.IntRange(1, 5), default=5, show_default=True, help="How many of the five."),
+    click.option("--epochs", type=click.IntRange(1), default=30, show_default=True),
+    click.option(
+        "--patience",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Epochs without improvement before a fold stops; 0: the best epoch of all counts.",
+    ),
+    click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
+    click.option("--lr", type=_SeedFreeFloat(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
+    click.option(
+        "--precision",
+        type=_choice(("fp32", "bf16")),
+        default="fp32",
+        show_default=True,
+        help="Of the training passes; bf16 is fast on GPUs and on CPUs with AMX.",
+    ),
+    _seed,
+    _device,
+    _work_dir,
+    _force,
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """How robust is an audio classifier, and what does robustness cost?"""
+    context.obj = debug
+
+
+def _stage(function: Callable[..., None]) -> Callable[..., None]:
+    """Run a stage: logging on, the tracking store checked, bad input as one line and exit status 2."""
+
+    @wraps(function)
+    @click.pass_context
+    def command(context: click.Context, *args: Any, **kwargs: Any) -> None:
+        _prepare_logging()
+        try:
+            from advtrack.tracking import runs
+
+            runs.connect()
+            function(*args, **kwargs)
+        except (InputError, PermissionError) as error:
+            if context.obj:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            context.exit(2)
+
+    return command
+
+
+@cli.command()
+@_options(_dataset, _data_dir, _representation)
+@click.option("--height", type=click.IntRange(4), default=224, show_default=True, help="Rows of the spectrogram.")
+@click.option("--width", type=click.IntRange(4), default=224, show_default=True, help="Columns of the spectrogram.")
+@click.option("--augment", type=bool, default=False, show_default=True, help="Add four pitch-shifted copies per clip.")
+@_options(_seed, _device, _work_dir, _force)
+@_stage
+def features(representation: str, device: str, **options: Any) -> None:
+    """Turn clips into a spectrogram store."""
+    from advtrack.stages.features import Features, run
+    from advtrack.tracking.runs import umbrella
+
+    names = _all(representation, REPRESENTATIONS)
+    with _several("features", len(names), umbrella):
+        for name in names:
+            run(Features(representation=name, **options))
+
+
+@cli.command()
+@_training
+@_stage
+def train(**options: Any) -> None:
+    """Train the folds of a model; each becomes a registered version."""
+    from advtrack.stages.train import run
+
+    _train("train", run, options)
+
+
+@cli.command("adv-train")
+@_training
+@click.option("--eps", type=POSITIVE_RATE, default=DEFAULT_EPS, show_default=True, help="l-inf bound of FGSM.")
+@click.option("--alpha", type=POSITIVE_RATE, default=0.5, show_default=True, help="Weight of the clean term (Eq. 13).")
+@_stage
+def adv_train(**options: Any) -> None:
+    """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""
+    from advtrack.stages.adversarial_train import run
+
+    _train("adv-train", run, options)
+
+
+@cli.command()
+@_options(_dataset_or_auto, _data_dir, _one_model, _one_representation, _victim)
+@click.option("--attack", "attack_name", type=_choice(TABLE_ATTACKS, "all"), default="all", show_default=True)
+@click.option("--target-fooling-rate", type=POSITIVE_RATE, default=0.9, show_default=True)
+@click.option(
+    "--samples",
+    default="0",
+    show_default=True,
+    help="Test clips attacked, 0 for all; with exceptions by attack, as 30,pia=10.",
+)
+@click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Trials per study, at most.")
+@click.option(
+    "--max-iter",
+    default="0",
+    show_default=True,
+    help="Cap on iterations, 0 for each attack's own; with exceptions by attack.",
+)
+@_options(_storage, _seed, _device, _work_dir, _force)
+@_stage
+def attack(attack_name: str, data_dir: str, **options: Any) -> None:
+    """Search the smallest budget of attacks that fools a registered victim at the target rate."""
+    from advtrack.stages.attack import Attacking, run
+
+    run(Attacking(attacks=_all(attack_name, TABLE_ATTACKS), **options))
+
+
+@cli.command()
+@_dataset_or_auto
+@_data_dir
+@click.option("--representation", type=_choice(REPRESENTATIONS, "all"), default="all", show_default=True)
+@click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
+@_options(_seed, _device, _work_dir, _force)
+@_stage
+def compare(representation: str, models: str, data_dir: str, seed: int, device: str, **options: Any) -> None:
+    """Build tables I to III and the report."""
+    from advtrack.stages.compare import Comparison, read_tables, run
+
+    names = _all(models, MODELS)
+    run_id, report = run(Comparison(representations=_all(representation, REPRESENTATIONS), models=names, **options))
+    click.echo("\n".join(read_tables(run_id)))
+    click.echo(f"Report: {report}")
+
+
+@cli.command()
+@_options(_dataset_or_auto, _data_dir, _one_model, _one_representation)
+@click.option("--victim", default="robust", show_default=True, help="Alias or version number.")
+@click.option("--min-accuracy", type=RATE, default=0.0, show_default=True, help="Test accuracy of its fold.")
+@click.option(
+    "--max-fooling-rate",
+    type=RATE,
+    default=1.0,
+    show_default=True,
+    help="Of every attack, under the plain victim's budget; 1: not checked.",
+)
+@_options(_seed, _device, _work_dir)
+@_stage
+def promote(data_dir: str, seed: int, device: str, work_dir: str, **options: Any) -> None:
+    """Move the alias champion to a victim that meets the thresholds."""
+    from advtrack.stages.promote import Promotion, run
+
+    run(Promotion(**options))
+
+
+@cli.command()
+@click.option("--preset", type=_choice(PRESETS), default="demo", show_default=True)
+@click.option("--overrides", default="", help="Values of the preset to change, as 'epochs=5 models=alexnet,vgg16'.")
+@click.option("--dataset", default="", type=_choice(DATASETS, ""), help="Instead of the preset's.")
+@_options(_data_dir, _storage, _seed, _device, _work_dir, _force)
+@_stage
+def main(**options: Any) -> None:
+    """Run every stage in order, skipping what is already done."""
+    from advtrack.stages.pipeline import Pipeline, run
+
+    finished = run(Pipeline(**options))
+    click.echo("\n" + "\n".join(finished.tables))
+    click.echo(f"Report:            {finished.report}")
+    click.echo(f"MLflow UI:         {_tool('mlflow')} ui")
+    click.echo(f"Optuna dashboard:  {_tool('optuna-dashboard')} {options['storage']}")
+
+
+def _train(stage: str, run: Callable[[Any], str], options: dict[str, Any]) -> None:
+    from advtrack.stages.train import Training
+    from advtrack.tracking.runs import umbrella
+
+    options.pop("data_dir")
+    models, representations = _all(options.pop("model"), MODELS), _all(options.pop("representation"), REPRESENTATIONS)
+    with _several(stage, len(models) * len(representations), umbrella):
+        for representation in representations:
+            for model in models:
+                run(Training(model=model, representation=representation, **options))
+
+
+def _several(stage: str, count: int, umbrella: Callable[[str], Any]) -> Any:
+    """One run attaches to the run that ``mlflow run`` made; several stand beside it."""
+    from contextlib import nullcontext
+
+    return umbrella(stage) if count > 1 else nullcontext()
+
+
+def _all(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of an option that takes several, or 'all'."""
+    chosen = names if text == "all" else tuple(part.strip() for part in text.split(","))
+    for name in chosen:
+        if name not in names:
+            raise InputError(f"unknown name {name!r}: choose from {', '.join(names)}, or all")
+    return chosen
+
+
+def _tool(name: str) -> str:
+    """A command that lies beside this Python, as it can be typed here."""
+    import sys
+    from pathlib import Path
+
+    beside = Path(sys.executable).with_name(name)
+    try:
+        return str(beside.relative_to(Path.cwd()))
+    except ValueError:
+        return str(beside)
+
+
+def _prepare_logging() -> None:
+    """Our own lines plainly to standard error; of the libraries, warnings only."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    ours = logging.getLogger("advtrack")
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
+        ours.propagate = False
+    ours.setLevel(logging.INFO)
+    for name in ("mlflow", "alembic", "optuna", "art"):
+        logging.getLogger(name).setLevel(logging.WARNING)

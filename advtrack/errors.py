@@ -1,0 +1,9 @@
+"""The one exception for everything a user can put right."""
+
+
+class InputError(Exception):
+    """Bad input: a file, an option or a service that the user can change.
+
+    The message is one line that names what is wrong and the way out. The command line prints it without a
+    traceback, marks the MLflow run FAILED and exits with status 2.
+    """

@@ -1,0 +1,156 @@
+"""A model's name to its network: one input channel, normalisation inside, logits out."""
+
+from __future__ import annotations
+
+import urllib.error
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from advtrack.errors import InputError
+from advtrack.models.resnet56 import ResNet56
+
+_WEIGHTS = {
+    "googlenet": "GoogLeNet_Weights.IMAGENET1K_V1",
+    "alexnet": "AlexNet_Weights.IMAGENET1K_V1",
+    "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
+    "resnet34": "ResNet34_Weights.IMAGENET1K_V1",
+    "vgg16": "VGG16_Weights.IMAGENET1K_V1",
+}
+
+
+class Network(nn.Module):
+    """A classifier of images in [0, 1] with its normalisation inside, so that attacks stay in [0, 1].
+
+    Parameters
+    ----------
+    body : nn.Module
+        Maps normalised images of shape (N, 1, H, W) to logits.
+    mean, std : float
+        Of the training images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.register_buffer("std", torch.tensor(float(std)))
+
+    def forward(self, x: Tensor) -> Any:
+        """Logits, shape (N, classes); GoogLeNet in training mode adds those of its auxiliary heads (a named tuple)."""
+        return self.body((x - self.mean) / self.std)
+
+
+def check_weights(model: str, weights: str) -> None:
+    """Refuse weights that ``model`` cannot have, before anything trains.
+
+    Raises
+    ------
+    InputError
+        ResNet-56 with ImageNet weights, or a weights file that is not there.
+    """
+    if weights == "imagenet" and model not in _WEIGHTS:
+        raise InputError(
+            f"--weights imagenet: {model} has no ImageNet weights; train it from scratch with --weights {model}=none"
+        )
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise InputError(f"--weights {weights}: no such file; give 'imagenet', 'none' or a file of weights")
+
+
+def build(model: str, classes: int, *, weights: str = "none", mean: float = 0.0, std: float = 1.0) -> Network:
+    """Build a network.
+
+    Parameters
+    ----------
+    model : str
+        A name of ``advtrack.models.MODELS``.
+    classes : int
+        Length of the logits.
+    weights : str
+        'none' (random initialisation from torch's global generator), 'imagenet' (torchvision's, downloaded on first
+        use), or the path of a state dict (safetensors, or torch's format without pickled code) for this network or
+        for torchvision's three-channel one.
+    mean, std : float
+        Normalisation, of images in [0, 1].
+
+    Raises
+    ------
+    InputError
+        Weights that do not exist, do not fit, or cannot be downloaded.
+    """
+    check_weights(model, weights)
+    body = _body(model, classes)
+    if weights != "none":
+        source = _download(model) if weights == "imagenet" else _read_weights(Path(weights))
+        _transfer(source, body, weights)
+    return Network(body, mean, std)
+
+
+def _body(model: str, classes: int) -> nn.Module:
+    """The network with one input channel. torchvision's builders where it has them."""
+    if model == "resnet56":
+        return ResNet56(classes)
+    with warnings.catch_warnings():  # torchvision announces a future default for GoogLeNet's initialisation
+        warnings.simplefilter("ignore", FutureWarning)
+        options: dict[str, Any] = {"init_weights": True} if model in ("googlenet", "vgg16") else {}
+        body = getattr(torchvision.models, model)(weights=None, num_classes=classes, **options)
+    name, first = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
+    single = nn.Conv2d(
+        1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
+    )
+    parent, _, attribute = name.rpartition(".")
+    setattr(body.get_submodule(parent), attribute, single)
+    if model == "googlenet":
+        body.transform_input = False
+    return body
+
+
+def _download(model: str) -> dict[str, Tensor]:
+    weights = torchvision.models.get_weight(_WEIGHTS[model])
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"--weights imagenet: cannot download {weights.url} ({error}); put that file into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or train with --weights none"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # every reader has its own exception types; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--weights {path}: not a state dict in safetensors or torch format without code ({reason})"
+        ) from error
+
+
+def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> None:
+    """Copy what fits: RGB filters of the first convolution are summed, heads of other class counts stay new."""
+    own = body.state_dict()
+    source = {name.removeprefix("body."): tensor for name, tensor in source.items()}
+    fitted = {}
+    for name, tensor in own.items():
+        given = source.get(name)
+        if given is not None and given.ndim == 4 and given.shape[1] == 3 and tensor.shape[1] == 1:
+            given = given.sum(1, keepdim=True)
+        if given is not None and given.shape == tensor.shape:
+            fitted[name] = given
+    heads = {n for n in own if n.startswith(("fc", "classifier.6", "aux"))}
+    missing = sorted(own.keys() - fitted.keys() - heads)
+    if missing:
+        raise InputError(
+            f"--weights {weights}: does not fit this network, it lacks {missing[0]} ({len(missing)} in all)"
+        )
+    body.load_state_dict({**own, **fitted})

@@ -1,0 +1,91 @@
+"""What the tables are made of: one record per victim and per attack on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Training = Literal["plain", "adversarial"]
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """The result of one budget search against one victim.
+
+    Attributes
+    ----------
+    attack : str
+        Name of the attack.
+    norm : {'l0', 'l2', 'linf'}
+        The attack's own norm.
+    target_reached : bool
+        Whether the fooling rate reached the target.
+    target_fooling_rate, fooling_rate : float
+        The rate asked for and the confirmed rate at the budget, in [0, 1].
+    bound : float
+        The budget's perturbation bound in the attack's own norm.
+    iterations : int
+        The budget's iterations.
+    perturbation : float
+        Mean perturbation over samples at the budget, own norm; failures count as the search space's largest
+        perturbation if the target was not reached, and are left out if it was. NaN where nothing was fooled.
+    l0, l2, linf : float
+        Mean norms of the successes; NaN where nothing was fooled.
+    samples : int
+        Correctly classified test clips attacked.
+    transferred_fooling_rate : float or None
+        Fooling rate of this (adversarially trained) victim under the plain victim's budget.
+    run_id : str
+        MLflow run that holds the evidence.
+    passes : int
+        Forward plus backward passes the search spent, summed over samples.
+    """
+
+    attack: str
+    norm: str
+    target_reached: bool
+    target_fooling_rate: float
+    fooling_rate: float
+    bound: float
+    iterations: int
+    perturbation: float
+    l0: float
+    l2: float
+    linf: float
+    samples: int
+    transferred_fooling_rate: float | None
+    run_id: str
+    passes: int
+
+
+@dataclass(frozen=True)
+class VictimRecord:
+    """One training of one model on one representation of one data set.
+
+    Attributes
+    ----------
+    dataset, representation, model : str
+        Names.
+    training : {'plain', 'adversarial'}
+        Kind of training.
+    fold_accuracies : dict of int to float
+        Test accuracy in [0, 1] per fold trained.
+    fold : int
+        The fold of the victim that was attacked.
+    version : str
+        Version of the registered model that was attacked.
+    run_id : str
+        MLflow run of the training.
+    attacks : dict of str to AttackRecord
+        Finished searches by attack name.
+    """
+
+    dataset: str
+    representation: str
+    model: str
+    training: Training
+    fold_accuracies: dict[int, float]
+    fold: int
+    version: str
+    run_id: str
+    attacks: dict[str, AttackRecord] = field(default_factory=dict)

@@ -1,0 +1,562 @@
+"""Tables I, II and III and the list of budgets: from records to cells, from cells to Markdown and CSV.
+
+A cell is worked out once and carries both its number and its printed text, so that no two formats can disagree.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from advtrack.reporting.records import AttackRecord, Training, VictimRecord
+
+ABSENT = "—"
+
+
+class FillingCommand(Protocol):
+    """Names the command that produces what a cell lacks."""
+
+    def __call__(
+        self, dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]
+    ) -> str:
+        """Return the command that runs ``attacks`` on this victim, or trains it where ``attacks`` is empty."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    text : str
+        What is printed; an em dash where there is nothing.
+    value : float or None
+        The number behind the text, to ten significant digits, in the table's unit.
+    missing : str or None
+        The command that fills the cell, or completes it.
+    best : bool
+        Whether this is the best cell of its row.
+    at_least : bool
+        Whether the value is a lower bound.
+    attacks : tuple of str
+        Attacks that the value averages over.
+    details : mapping of str to float
+        Further numbers by name: what the value was made of.
+    notes : tuple of str
+        What a reader has to know about this cell.
+    """
+
+    text: str
+    value: float | None = None
+    missing: str | None = None
+    best: bool = False
+    at_least: bool = False
+    attacks: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one representation of one data set, in the order of the table's models."""
+
+    dataset: str
+    representation: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as it is laid out on a page, whatever the format.
+
+    Attributes
+    ----------
+    title, caption : str
+        What stands above and below it.
+    header : tuple of str
+        Column names.
+    keys : int
+        How many leading columns name the line; the others hold its values.
+    lines : tuple of tuple of Cell
+        The cells, line by line.
+    notes : tuple of str
+        Remarks on single cells.
+    commands : mapping of str to tuple of str
+        Commands that fill open cells, each with the cells it fills.
+    """
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    keys: int
+    lines: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables: a row per data set and representation, a column per model."""
+
+    number: Literal["I", "II", "III"]
+    title: str
+    caption: str
+    models: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def sheet(self) -> Sheet:
+        """Lay the table out, with the notes and the commands of its cells gathered."""
+        notes: list[str] = []
+        commands: dict[str, list[str]] = {}
+        for row in self.rows:
+            for model, cell in zip(self.models, row.cells, strict=True):
+                place = f"{row.dataset}, {row.representation}, {model}"
+                notes += [f"{place}: {note}." for note in cell.notes]
+                if cell.missing is not None:
+                    commands.setdefault(cell.missing, []).append(place)
+        return Sheet(
+            title=f"Table {self.number}: {self.title}",
+            caption=self.caption,
+            header=("Data set", "Representation", *self.models),
+            keys=2,
+            lines=tuple((Cell(row.dataset), Cell(row.representation), *row.cells) for row in self.rows),
+            notes=tuple(notes),
+            commands={command: tuple(places) for command, places in commands.items()},
+        )
+
+
+def table_one(
+    records: Sequence[VictimRecord], rows: Sequence[tuple[str, str]], models: Sequence[str], command: FillingCommand
+) -> Table:
+    """Table I: test accuracy, and what adversarial training costs of it.
+
+    Parameters
+    ----------
+    records : sequence of VictimRecord
+        In any order; one per data set, representation, model and training.
+    rows : sequence of (dataset, representation)
+        Rows, as they shall appear.
+    models : sequence of str
+        Columns, as they shall appear.
+    command : FillingCommand
+        Names the command for what is missing.
+
+    Returns
+    -------
+    Table
+        Values in percent; ``details`` hold ``folds``, ``spread``, ``drop`` and ``drop_folds``.
+    """
+    victims = _by_name(records)
+
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = _pair(victims, dataset, representation, model)
+        if plain is None or not plain.fold_accuracies:
+            return Cell(ABSENT, missing=command(dataset, representation, model, "plain", ()))
+        accuracies = [100 * accuracy for accuracy in plain.fold_accuracies.values()]
+        mean = _clean(statistics.fmean(accuracies))
+        details: dict[str, float] = {"folds": len(accuracies)}
+        text = _fixed(mean, 1)
+        if len(accuracies) > 1:
+            details["spread"] = _clean(statistics.stdev(accuracies))
+            text += f" ± {_fixed(details['spread'], 1)}"
+        text += f" ({len(accuracies)}), drop "
+        # Only folds trained both ways: otherwise the drop would mix the training with the difficulty of the folds.
+        both = sorted(plain.fold_accuracies.keys() & robust.fold_accuracies.keys()) if robust else []
+        if robust is None or not both:
+            missing = command(dataset, representation, model, "adversarial", ())
+            return Cell(text + ABSENT, mean, missing, details=details)
+        drop = _clean(statistics.fmean(100 * (plain.fold_accuracies[k] - robust.fold_accuracies[k]) for k in both))
+        details |= {"drop": drop, "drop_folds": len(both)}
+        return Cell(f"{text}{_fixed(drop, 1)} ({len(both)})", mean, details=details)
+
+    return Table(
+        number="I",
+        title="accuracy and its drop after adversarial training",
+        caption="Mean test accuracy of the plain model in % ± standard deviation over folds (number of folds); then "
+        "the mean drop after adversarial training in percentage points (number of folds trained both ways). Bold: "
+        "highest accuracy of the row.",
+        models=tuple(models),
+        rows=_rows(rows, models, cell, max, 1),
+    )
+
+
+def table_two(
+    records: Sequence[VictimRecord],
+    rows: Sequence[tuple[str, str]],
+    models: Sequence[str],
+    attacks: Sequence[str],
+    command: FillingCommand,
+) -> Table:
+    """Table II: how often the plain model's budgets still fool the adversarially trained one.
+
+    Parameters
+    ----------
+    records, rows, models, command
+        As for `table_one`.
+    attacks : sequence of str
+        All attacks that a complete cell averages over.
+
+    Returns
+    -------
+    Table
+        Values in percent; ``details`` hold the rate of each attack.
+    """
+    victims = _by_name(records)
+
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = _pair(victims, dataset, representation, model)
+        rates: dict[str, float] = {}
+        unfinished, notes = [], []
+        for attack in attacks:
+            record = robust.attacks.get(attack) if robust else None
+            if record is None or record.transferred_fooling_rate is None:
+                unfinished.append(attack)
+            elif math.isnan(record.transferred_fooling_rate):
+                notes.append(f"{attack} is left out, it had no sample to attack")
+            else:
+                rates[attack] = _clean(100 * record.transferred_fooling_rate)
+                source = plain.attacks.get(attack) if plain else None
+                if source is not None and not source.target_reached:
+                    reached = _fixed(100 * source.fooling_rate, 1)
+                    notes.append(f"{attack} fooled the plain model itself on only {reached} % at this budget")
+        missing = None
+        if unfinished:
+            missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
+        if not rates:
+            return Cell(ABSENT, missing=missing, notes=tuple(notes))
+        mean = _clean(statistics.fmean(rates.values()))
+        text = f"{_fixed(mean, 1)} ({len(rates)}/{len(attacks)})"
+        return Cell(text, mean, missing, attacks=tuple(rates), details=rates, notes=tuple(notes))
+
+    return Table(
+        number="II",
+        title="fooling rate of the adversarially trained model under the plain model's budgets",
+        caption="Mean over attacks in % (attacks in the mean / attacks in all). Bold: lowest of the row, among cells "
+        "that average over the same attacks.",
+        models=tuple(models),
+        rows=_rows(rows, models, cell, min, 1),
+    )
+
+
+def table_three(
+    records: Sequence[VictimRecord],
+    rows: Sequence[tuple[str, str]],
+    models: Sequence[str],
+    attacks: Sequence[str],
+    command: FillingCommand,
+) -> Table:
+    """Table III: how much more perturbation the adversarially trained model takes (Eq. 14).
+
+    Parameters
+    ----------
+    records, rows, models, command
+        As for `table_one`.
+    attacks : sequence of str
+        All attacks that a complete cell averages over.
+
+    Returns
+    -------
+    Table
+        Ratios; ``details`` hold the ratio of each attack.
+    """
+    victims = _by_name(records)
+
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = _pair(victims, dataset, representation, model)
+        ratios: dict[str, float] = {}
+        unfinished, notes = [], []
+        at_least = False
+        for attack in attacks:
+            below = plain.attacks.get(attack) if plain else None
+            above = robust.attacks.get(attack) if robust else None
+            if below is None or above is None:
+                unfinished.append(attack)
+            elif obstacle := _no_ratio_because(below, above):
+                notes.append(f"{attack} is left out, {obstacle}")
+            else:
+                ratios[attack] = _clean(above.perturbation / below.perturbation)
+                at_least |= not above.target_reached
+        if ratios and plain and robust and plain.fold != robust.fold:
+            notes.append(f"the two models come from different folds, {plain.fold} and {robust.fold}")
+        missing = None
+        if unfinished:
+            missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
+        if not ratios:
+            return Cell(ABSENT, missing=missing, notes=tuple(notes))
+        mean = _clean(statistics.geometric_mean(ratios.values()))
+        text = f"{'≥ ' if at_least else ''}{_fixed(mean, 2)} ({len(ratios)}/{len(attacks)})"
+        return Cell(
+            text,
+            mean,
+            missing,
+            at_least=at_least,
+            attacks=tuple(ratios),
+            details=ratios,
+            notes=tuple(notes),
+        )
+
+    return Table(
+        number="III",
+        title="perturbation ratio, adversarially trained over plain",
+        caption="Mean perturbation at each model's own budget in the attack's own norm, adversarially trained over "
+        "plain (Eq. 14); geometric mean over attacks (attacks in the mean / attacks in all). ≥: an attack did not "
+        "reach its target on the adversarially trained model, and its failures count as the largest perturbation "
+        "searched. Left out of the mean: attacks that did not reach their target on the plain model, and "
+        "perturbations that are zero or undefined. Bold: highest of the row, among cells that average over the same "
+        "attacks, unless a ≥ behind it leaves the order open.",
+        models=tuple(models),
+        rows=_rows(rows, models, cell, max, 2),
+    )
+
+
+def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
+    """List every budget found: a line per victim and attack, sorted by name.
+
+    Parameters
+    ----------
+    records : sequence of VictimRecord
+        In any order.
+
+    Returns
+    -------
+    Sheet
+        Each value with its number; norms are those of successes.
+    """
+    victims = _by_name(records)
+    lines = []
+    for name in sorted(victims, key=lambda name: (*name[:3], name[3] != "plain")):
+        victim = victims[name]
+        plain = victims.get((*name[:3], "plain")) if victim.training == "adversarial" else None
+        for attack in sorted(victim.attacks):
+            record = victim.attacks[attack]
+            transferred = record.transferred_fooling_rate
+            lines.append(
+                (
+                    *(Cell(text) for text in (*name, attack, record.norm)),
+                    _number(record.bound, _significant),
+                    Cell(str(record.iterations), record.iterations),
+                    _number(100 * record.fooling_rate, _percent),
+                    Cell("yes" if record.target_reached else "no"),
+                    Cell(ABSENT) if transferred is None else _number(100 * transferred, _percent),
+                    _ratio_cell(plain.attacks.get(attack) if plain else None, record),
+                    *(_number(norm, _significant) for norm in (record.l0, record.l2, record.linf)),
+                    Cell(str(record.samples), record.samples),
+                    Cell(str(record.passes), record.passes),
+                    Cell(record.run_id),
+                )
+            )
+    return Sheet(
+        title="Budgets per attack",
+        caption="The smallest budget found for each attack on each model: its bound in the attack's own norm and its "
+        "iterations; the fooling rate there, and whether it reached the target; for adversarially trained models also "
+        "the fooling rate under the plain model's budget and the perturbation ratio to the plain model; mean norms of "
+        "the successful perturbations of inputs in [0, 1] (l0: values changed).",
+        header=(
+            *("Data set", "Representation", "Model", "Training", "Attack", "Norm", "Bound", "Iterations"),
+            *("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain"),
+            *("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run"),
+        ),
+        keys=6,
+        lines=tuple(lines),
+    )
+
+
+def to_markdown(table: Table | Sheet) -> str:
+    """Render a table as Markdown that also reads well in a console.
+
+    Parameters
+    ----------
+    table : Table or Sheet
+        What to render.
+
+    Returns
+    -------
+    str
+        Heading, aligned table, caption, notes, and the commands that fill open cells.
+    """
+    sheet = table.sheet() if isinstance(table, Table) else table
+    grid = [sheet.header, *(tuple(_markdown_cell(cell) for cell in line) for line in sheet.lines)]
+    grid = [tuple(text.replace("|", r"\|") for text in line) for line in grid]
+    widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(sheet.header))]
+    rule = [":" + "-" * (w - 1) if i < sheet.keys else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+
+    def row(line: Sequence[str]) -> str:
+        padded = (
+            t.ljust(w) if i < sheet.keys else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    parts = [f"### {sheet.title}", "\n".join([row(grid[0]), row(rule), *map(row, grid[1:])]), sheet.caption]
+    if sheet.notes:
+        parts.append("\n".join(["Notes:", "", *(f"- {note}" for note in sheet.notes)]))
+    if sheet.commands:
+        fills = [f"- `{command}` ({'; '.join(places)})" for command, places in sheet.commands.items()]
+        parts.append("\n".join(["Open cells, and the command that comes next for them:", "", *fills]))
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(table: Table | Sheet) -> str:
+    """Render a table as CSV, numbers to ten significant digits.
+
+    Parameters
+    ----------
+    table : Table or Sheet
+        A `Table` gives a line per cell, a `Sheet` a line per line.
+
+    Returns
+    -------
+    str
+        Comma-separated, one header line; empty where there is no value.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if isinstance(table, Sheet):
+        writer.writerow(table.header)
+        writer.writerows([_csv_cell(cell) for cell in line] for line in table.lines)
+        return buffer.getvalue()
+    names = list(dict.fromkeys(name for row in table.rows for cell in row.cells for name in cell.details))
+    header = ["table", "dataset", "representation", "model", "value", "text", "best", "at_least", "attacks", "missing"]
+    writer.writerow([*header, "notes", *names])
+    for row in table.rows:
+        for model, cell in zip(table.models, row.cells, strict=True):
+            place = (table.number, row.dataset, row.representation, model)
+            marks = (int(cell.best), int(cell.at_least), " ".join(cell.attacks), cell.missing or "")
+            details = (_raw(cell.details.get(name)) for name in names)
+            writer.writerow([*place, _raw(cell.value), cell.text, *marks, "; ".join(cell.notes), *details])
+    return buffer.getvalue()
+
+
+def _by_name(records: Sequence[VictimRecord]) -> dict[tuple[str, str, str, str], VictimRecord]:
+    """Index the records; two for one name would make a table depend on their order."""
+    victims: dict[tuple[str, str, str, str], VictimRecord] = {}
+    for record in records:
+        name = (record.dataset, record.representation, record.model, record.training)
+        if name in victims:
+            raise ValueError(f"two records for {', '.join(name)}: runs {victims[name].run_id} and {record.run_id}")
+        victims[name] = record
+    return victims
+
+
+def _pair(
+    victims: Mapping[tuple[str, str, str, str], VictimRecord], dataset: str, representation: str, model: str
+) -> tuple[VictimRecord | None, VictimRecord | None]:
+    """Return the plain and the adversarially trained victim of one cell."""
+    place = (dataset, representation, model)
+    return victims.get((*place, "plain")), victims.get((*place, "adversarial"))
+
+
+def _next_command(
+    victims: Mapping[tuple[str, str, str, str], VictimRecord],
+    place: tuple[str, str, str],
+    attacks: Sequence[str],
+    unfinished: Sequence[str],
+    command: FillingCommand,
+) -> str:
+    """Name the first step still to be taken: both trainings, then attacks on the plain victim, then on the robust."""
+    plain, robust = _pair(victims, *place)
+    if plain is None:
+        return command(*place, "plain", ())
+    if robust is None:
+        return command(*place, "adversarial", ())
+    unbudgeted = tuple(attack for attack in attacks if attack not in plain.attacks)
+    if unbudgeted:
+        return command(*place, "plain", unbudgeted)
+    return command(*place, "adversarial", tuple(unfinished))
+
+
+def _rows(
+    rows: Sequence[tuple[str, str]],
+    models: Sequence[str],
+    cell: Callable[[str, str, str], Cell],
+    better: Callable[[list[float]], float],
+    digits: int,
+) -> tuple[Row, ...]:
+    """Fill the rows and mark the best cells of each."""
+    filled = []
+    for dataset, representation in rows:
+        cells = [cell(dataset, representation, model) for model in models]
+        filled.append(Row(dataset, representation, _mark_best(cells, better, digits)))
+    return tuple(filled)
+
+
+def _mark_best(cells: Sequence[Cell], better: Callable[[list[float]], float], digits: int) -> tuple[Cell, ...]:
+    """Mark the best of the cells that can be compared; equal as printed is equal."""
+    fullest = max((len(cell.attacks) for cell in cells if cell.value is not None), default=0)
+    # A mean over fewer or other attacks is another quantity: it neither wins nor loses.
+    rivals = {
+        i: round(cell.value, digits)
+        for i, cell in enumerate(cells)
+        if cell.value is not None and len(cell.attacks) == fullest
+    }
+    if len(rivals) < 2 or len({cells[i].attacks for i in rivals}) > 1:
+        return tuple(cells)
+    best = better(list(rivals.values()))
+    if any(cells[i].at_least and value != best for i, value in rivals.items()):
+        # A lower bound behind the best may in truth be ahead of it.
+        return tuple(cells)
+    return tuple(replace(cell, best=rivals.get(i) == best) for i, cell in enumerate(cells))
+
+
+def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
+    """Say why two searches have no perturbation ratio, or None where they have one."""
+    if plain.norm != robust.norm:
+        return f"its norms differ ({plain.norm} and {robust.norm})"
+    if plain.target_fooling_rate != robust.target_fooling_rate:
+        return f"its targets differ ({plain.target_fooling_rate:g} and {robust.target_fooling_rate:g})"
+    if not plain.target_reached:
+        # Its perturbation is only a lower bound, so the ratio would be bounded from above, not from below.
+        return f"it reached only {_fixed(100 * plain.fooling_rate, 1)} % on the plain model"
+    for name, record in (("plain", plain), ("adversarially trained", robust)):
+        if not (math.isfinite(record.perturbation) and record.perturbation > 0):
+            return f"its perturbation of the {name} model is zero or undefined"
+    return None
+
+
+def _ratio_cell(plain: AttackRecord | None, robust: AttackRecord) -> Cell:
+    if plain is None or _no_ratio_because(plain, robust) is not None:
+        return Cell(ABSENT)
+    ratio = _clean(robust.perturbation / plain.perturbation)
+    at_least = not robust.target_reached
+    return Cell(f"{'≥ ' if at_least else ''}{_fixed(ratio, 2)}", ratio, at_least=at_least)
+
+
+def _fixed(value: float, digits: int) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _percent(value: float) -> str:
+    return _fixed(value, 1)
+
+
+def _significant(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _number(value: float, form: Callable[[float], str]) -> Cell:
+    value = _clean(value)
+    return Cell(form(value), value) if math.isfinite(value) else Cell(ABSENT)
+
+
+def _clean(value: float) -> float:
+    """Drop the noise of floating-point sums, so that every format rounds the same number the same way."""
+    return float(f"{value:.10g}")
+
+
+def _raw(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def _csv_cell(cell: Cell) -> str:
+    if cell.value is not None:
+        return _raw(cell.value)
+    return "" if cell.text == ABSENT else cell.text
+
+
+def _markdown_cell(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.best else cell.text

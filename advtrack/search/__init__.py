@@ -1,0 +1,1 @@
+"""Optuna, behind one door: the search for the smallest budget."""

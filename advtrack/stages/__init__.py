@@ -1,0 +1,1 @@
+"""One file per entry point: one tracked run each."""

@@ -1,0 +1,39 @@
+"""Entry point ``adv-train``: the folds of one model trained adversarially (Eq. 13), beside their plain ones."""
+
+from __future__ import annotations
+
+from advtrack.errors import InputError
+from advtrack.models.zoo import check_weights
+from advtrack.stages.features import find_store
+from advtrack.stages.train import Training, train_folds, weights_of
+from advtrack.tracking import registry
+
+
+def run(options: Training) -> str:
+    """Train the folds adversarially; the MLflow run that holds them.
+
+    The alias ``robust`` goes to the fold that ``standard`` points at, so that the two victims compared differ in
+    nothing but their training.
+
+    Raises
+    ------
+    InputError
+        The plain victims are missing, or its chosen fold would not be trained.
+    """
+    weights = weights_of(options.model, options.weights)
+    check_weights(options.model, weights)
+    store, features_run = find_store(
+        dataset=options.dataset, representation=options.representation, height=options.height, width=options.width
+    )
+    standard = registry.resolve(options.dataset, options.representation, options.model, registry.STANDARD)
+    if standard.tags["store_digest"] != store.digest:
+        raise InputError(
+            f"{standard} was trained on other spectrograms than the {store.clip['height']} x {store.clip['width']} ones "
+            f"chosen here; run first: advtrack train --dataset {options.dataset} --representation "
+            f"{options.representation} --model {options.model} --height {store.clip['height']} "
+            f"--width {store.clip['width']}"
+        )
+    fold = int(standard.tags["fold"])
+    if fold >= options.folds:
+        raise InputError(f"--folds {options.folds}: the plain victim is fold {fold}; use at least --folds {fold + 1}")
+    return train_folds(options, weights, store, features_run, standard=fold)

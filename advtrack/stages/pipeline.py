@@ -1,0 +1,168 @@
+"""Entry point ``main``: every stage in order, skipping what is already done."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.errors import InputError
+from advtrack.models import MODELS
+from advtrack.models.zoo import check_weights
+from advtrack.representations import REPRESENTATIONS
+from advtrack.stages import adversarial_train, attack, compare, features, train
+from advtrack.stages.train import weights_of
+from advtrack.tracking import registry, runs
+
+logger = logging.getLogger("advtrack")
+
+CODE_VERSION = 1
+PRESETS = ("demo", "esc10", "paper")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Options of the stage; those of the command line of the same name.
+
+    ``overrides`` changes values of the preset: 'epochs=5 models=alexnet,vgg16'.
+    """
+
+    preset: str
+    overrides: str
+    dataset: str
+    data_dir: str
+    seed: int
+    device: str
+    storage: str
+    work_dir: str
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the pipeline ends with: the tables as Markdown and the report's file."""
+
+    tables: list[str]
+    report: Path
+
+
+def run(options: Pipeline) -> Finished:
+    """Run the whole experiment of a preset.
+
+    Raises
+    ------
+    InputError
+        A value of the preset is unknown or out of place.
+    """
+    values = settings(options)
+    device = train.choose_device(options.device).type
+    shared = {"seed": options.seed, "work_dir": options.work_dir, "force": options.force}
+    dataset = values["dataset"]
+    for model in values["models"]:
+        check_weights(model, weights_of(model, values["weights"]))
+    with runs.stage_run("main", CODE_VERSION, {}, params=values, tags={"preset": options.preset}, force=True) as stage:
+        done = []
+        for representation in values["representations"]:
+            done.append(
+                features.run(
+                    features.Features(
+                        dataset,
+                        options.data_dir,
+                        representation,
+                        values["height"],
+                        values["width"],
+                        values["augment"],
+                        **shared,
+                    )
+                )
+            )
+        cells = [(r, m) for r in values["representations"] for m in values["models"]]
+        for representation, model in cells:
+            plain = train.Training(
+                dataset,
+                model,
+                representation,
+                values["height"],
+                values["width"],
+                values["weights"],
+                values["folds"],
+                values["epochs"],
+                values["patience"],
+                values["batch_size"],
+                values["lr"],
+                device=device,
+                **shared,
+            )
+            robust = train.Training(**{**asdict(plain), "eps": values["eps"], "alpha": values["alpha"]})
+            done += [train.run(plain), adversarial_train.run(robust)]
+        for representation, model in cells:
+            for victim in (registry.STANDARD, registry.ROBUST):
+                done.append(
+                    attack.run(
+                        attack.Attacking(
+                            dataset,
+                            model,
+                            representation,
+                            victim,
+                            values["attacks"],
+                            values["target_fooling_rate"],
+                            values["samples"],
+                            values["trials"],
+                            values["max_iter"],
+                            options.storage,
+                            device=device,
+                            **shared,
+                        )
+                    )
+                )
+        run_id, report = compare.run(
+            compare.Comparison(dataset, values["representations"], values["models"], options.work_dir, options.force)
+        )
+        stage.tags({"lineage": ",".join([*done, run_id])})
+        stage.text(json.dumps(values, indent=2), "preset.json")
+        return Finished(compare.read_tables(run_id), report)
+
+
+def settings(options: Pipeline) -> dict[str, Any]:
+    """The preset's values with what the options override.
+
+    Raises
+    ------
+    InputError
+        An override that is no value of the preset, or not of its kind.
+    """
+    text = importlib.resources.files("advtrack.presets").joinpath(f"{options.preset}.yaml").read_text("utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    if options.dataset:
+        values["dataset"] = options.dataset
+    for override in options.overrides.split():
+        name, equals, value = override.partition("=")
+        if not equals or name not in values or name == "dataset":
+            known = ", ".join(sorted(set(values) - {"dataset"}))
+            raise InputError(f"--overrides {override}: give NAME=VALUE, NAME one of {known}")
+        values[name] = _typed(override, value, values[name])
+    for name, known_names in (("models", MODELS), ("representations", REPRESENTATIONS), ("attacks", TABLE_ATTACKS)):
+        listed = list(known_names) if values[name] == ["all"] else values[name]
+        for one in listed:
+            if one not in known_names:
+                raise InputError(f"--overrides {name}: unknown {one!r}, choose from {', '.join(known_names)}")
+        values[name] = tuple(listed)
+    return values
+
+
+def _typed(override: str, text: str, like: Any) -> Any:
+    """A value read as the kind that the preset has."""
+    try:
+        if isinstance(like, list):
+            return text.split(",")
+        if isinstance(like, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(like)(text)
+    except (ValueError, KeyError):
+        raise InputError(f"--overrides {override}: {text!r} is not a {type(like).__name__}") from None

@@ -1,0 +1,78 @@
+"""Entry point ``promote``: move the alias ``champion`` to a victim whose evidence meets the thresholds."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.errors import InputError
+from advtrack.stages.attack import find_records
+from advtrack.tracking import registry, runs
+
+logger = logging.getLogger("advtrack")
+
+CODE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """Options of the stage; those of the command line of the same name."""
+
+    dataset: str
+    model: str
+    representation: str
+    victim: str
+    min_accuracy: float
+    max_fooling_rate: float
+
+
+def run(options: Promotion) -> str:
+    """Promote a victim; the MLflow run that records the evidence.
+
+    Raises
+    ------
+    InputError
+        A threshold is not met, or the evidence for it is missing; all of them are listed.
+    """
+    candidate = registry.resolve(options.dataset, options.representation, options.model, options.victim)
+    tags = {"model": options.model, "representation": options.representation, "dataset": options.dataset}
+    tags |= {"victim": f"{candidate.name}/{candidate.version}"}
+    # The registry may have moved since an equal promotion, so that none is ever reused.
+    with runs.stage_run("promote", CODE_VERSION, {}, params=asdict(options), tags=tags, force=True) as stage:
+        accuracy = float(candidate.tags["accuracy"])
+        rates = {
+            attack: record.fooling_rate if record.transferred_fooling_rate is None else record.transferred_fooling_rate
+            for attack, (record, _) in find_records(candidate, TABLE_ATTACKS).items()
+        }
+        stage.metrics({"accuracy": accuracy, **{f"{attack}/fooling_rate": rate for attack, rate in rates.items()}})
+        unmet = []
+        if accuracy < options.min_accuracy:
+            unmet.append(f"accuracy {accuracy:.3f} is below --min-accuracy {options.min_accuracy:g}")
+        if options.max_fooling_rate < 1:
+            unmet += _unproven(rates, candidate)
+            unmet += [
+                f"{attack} fools at a rate of {rate:.3f}, above --max-fooling-rate {options.max_fooling_rate:g}"
+                for attack, rate in rates.items()
+                if rate > options.max_fooling_rate
+            ]
+        if unmet:
+            raise InputError(f"{candidate} is not promoted: {'; '.join(unmet)}")
+        replaced = registry.by_alias(candidate.name, registry.CHAMPION)
+        registry.set_alias(candidate, registry.CHAMPION)
+        registry.tag(candidate, {"promoted_by": stage.run_id})
+        stage.tags({"replaced": f"{replaced.name}/{replaced.version}" if replaced else "none"})
+        logger.info("%s is now %s@%s", candidate, candidate.name, registry.CHAMPION)
+        return stage.run_id
+
+
+def _unproven(rates: dict[str, float], candidate: registry.Registered) -> list[str]:
+    """Attacks that no finished run has tried on the candidate."""
+    missing = [attack for attack in TABLE_ATTACKS if attack not in rates]
+    if not missing:
+        return []
+    dataset, representation, model = (candidate.tags[name] for name in ("dataset", "representation", "model"))
+    return [
+        f"no finished search of {', '.join(missing)} (run advtrack attack --dataset {dataset} --representation "
+        f"{representation} --model {model} --victim {candidate.version} --attack all)"
+    ]

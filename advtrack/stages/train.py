@@ -1,0 +1,333 @@
+"""Entry point ``train``: the folds of one model on one representation, a registered version each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from advtrack.data.splits import Split, split
+from advtrack.errors import InputError
+from advtrack.models import MODELS
+from advtrack.models.checkpoint import Description, save
+from advtrack.models.zoo import build, check_weights
+from advtrack.reporting.figures import confusion_figure
+from advtrack.representations.store import SpectrogramSet
+from advtrack.stages.by_name import by_name
+from advtrack.stages.features import find_store
+from advtrack.tracking import registry, runs
+from advtrack.tracking.flavor import log_victim
+from advtrack.training.fit import Epoch, Settings, fit, probabilities
+
+logger = logging.getLogger("advtrack")
+
+CODE_VERSION = 1
+FOLDS = 5
+#: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
+DEFAULT_LR = {"alexnet": 3e-4, "vgg16": 1e-4}
+_OTHER_LR = 2e-3
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of the stage; those of the command line of the same name.
+
+    ``eps`` is None for plain training. ``lr`` 0 stands for the model's own default, ``height`` and ``width`` 0 for
+    the only store there is.
+    """
+
+    dataset: str
+    model: str
+    representation: str
+    height: int
+    width: int
+    weights: str
+    folds: int
+    epochs: int
+    patience: int
+    batch_size: int
+    lr: float
+    seed: int
+    device: str
+    work_dir: str
+    eps: float | None = None
+    alpha: float = 0.5
+    precision: str = "fp32"
+    force: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Kind of training."""
+        return "plain" if self.eps is None else "adversarial"
+
+    @property
+    def stage(self) -> str:
+        """Name of the entry point."""
+        return "train" if self.eps is None else "adv-train"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a trained fold left: its MLflow run, registered version and accuracies in [0, 1]."""
+
+    fold: int
+    run_id: str
+    version: str
+    test_accuracy: float
+    stop_accuracy: float
+
+
+def run(options: Training) -> str:
+    """Train the folds; the MLflow run that holds them.
+
+    Raises
+    ------
+    InputError
+        Weights the model cannot have, or no spectrograms to train on.
+    """
+    weights = weights_of(options.model, options.weights)
+    check_weights(options.model, weights)
+    store, features_run = find_store(
+        dataset=options.dataset, representation=options.representation, height=options.height, width=options.width
+    )
+    return train_folds(options, weights, store, features_run, standard=None)
+
+
+def train_folds(options: Training, weights: str, store: SpectrogramSet, features_run: str, standard: int | None) -> str:
+    """Train and register every fold, then point the kind's alias at one of them.
+
+    Parameters
+    ----------
+    options : Training
+        How.
+    weights : str
+        Initial weights of this model.
+    store : SpectrogramSet
+        Inputs.
+    features_run : str
+        MLflow run that made them.
+    standard : int or None
+        The fold the alias goes to; None for the most accurate on its early-stopping fold.
+    """
+    device = choose_device(options.device)
+    settings = _settings(options)
+    # What one fold's weights depend on: the number of folds is not among it, so more can be added later.
+    determined = {"store": store.digest, "model": options.model, "weights": _weights_key(weights), **asdict(settings)}
+    identity = {"dataset": options.dataset, "representation": options.representation, "model": options.model}
+    identity |= {"training": options.kind, "store_digest": store.digest, "features_run": features_run}
+    params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
+    key = {**determined, "folds": options.folds, "standard": standard}
+    with runs.stage_run(options.stage, CODE_VERSION, key, params=params, tags=identity, force=options.force) as stage:
+        name = registry.model_name(options.dataset, options.representation, options.model)
+        if stage.reused:
+            folds = read_folds(stage.run_id)
+        else:
+            stage.dataset(options.dataset, store.digest, features_run)
+            parts = split_store(store, options.seed)
+            folds = []
+            for fold in range(options.folds):
+                fold_key = runs.resume_key("fold", CODE_VERSION, {**determined, "fold": fold})
+                done = [] if options.force else runs.find({"fold_key": fold_key}, status="FINISHED")
+                if done:
+                    folds.append(_finished_fold(fold, done[0].info.run_id))
+                    logger.info("%s: fold %d is already trained, reusing run %s", name, fold, folds[-1].run_id)
+                    continue
+                tags = {**identity, "stage": "fold", "fold": fold, "fold_key": fold_key}
+                with stage.child(f"{options.kind} {name} fold {fold}", tags) as child:
+                    child.params({**params, "fold": fold})
+                    folds.append(_train_fold(options, settings, weights, store, parts, fold, child, identity, device))
+            stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
+            accuracies = np.array([fold.test_accuracy for fold in folds])
+            stage.metrics({"test_accuracy": accuracies.mean(), "test_accuracy_std": accuracies.std()})
+        chosen = folds[standard] if standard is not None else max(folds, key=lambda fold: fold.stop_accuracy)
+        alias = registry.STANDARD if options.eps is None else registry.ROBUST
+        version = next(v for v in registry.versions(name) if v.version == chosen.version)
+        registry.tag(version, {"train_run": stage.run_id})
+        registry.set_alias(version, alias)
+        listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
+        logger.info(
+            "%s (%s): test accuracy per fold %s; %s@%s is fold %d", name, options.kind, listed, name, alias, chosen.fold
+        )
+        return stage.run_id
+
+
+def _train_fold(
+    options: Training,
+    settings: Settings,
+    weights: str,
+    store: SpectrogramSet,
+    parts: Split,
+    fold: int,
+    child: runs.StageRun,
+    identity: Mapping[str, Any],
+    device: torch.device,
+) -> Fold:
+    """Train, test, log and register one fold."""
+    train, stop = with_copies(store, parts.train(fold)), parts.early_stopping(fold)
+    mean, std = _moments(store, train)
+    torch.manual_seed(options.seed * FOLDS + fold)  # the plain and the robust victim start from the same weights
+    network = build(options.model, len(store.classes), weights=weights, mean=mean, std=std).to(device)
+    name = registry.model_name(options.dataset, options.representation, options.model)
+    state = Path(options.work_dir) / "training" / f"{child_key(child)}.pt"
+
+    with tqdm(total=options.epochs, desc=f"{options.kind} {name} fold {fold}", unit="epoch", leave=False) as progress:
+
+        def on_epoch(epoch: Epoch) -> None:
+            progress.update()
+            progress.set_postfix(loss=f"{epoch.train_loss:.3f}", stop_accuracy=f"{epoch.stop_accuracy:.3f}")
+            child.metrics(
+                {
+                    "train_loss": epoch.train_loss,
+                    "stop_loss": epoch.stop_loss,
+                    "stop_accuracy": epoch.stop_accuracy,
+                },
+                step=epoch.number,
+            )
+
+        best = fit(network, store, train, stop, settings, state, on_epoch)
+
+    y, scores = store.y[parts.test], probabilities(network, store, parts.test)
+    matrix = _confusion(y, scores.argmax(1), len(store.classes))
+    accuracy, f1 = float((scores.argmax(1) == y).mean()), _macro_f1(matrix)
+    metrics = {"test_accuracy": accuracy, "test_macro_f1": f1, "best_epoch": best.number}
+    child.metrics({**metrics, "best_stop_accuracy": best.stop_accuracy})
+    child.data(confusion_figure(matrix, list(store.classes)), "confusion.png")
+    child.text(_predictions(store, parts.test, scores), "test_predictions.csv")
+    child.dataset(options.dataset, store.digest, str(identity["features_run"]))
+
+    folder = Path(options.work_dir) / "checkpoints" / child.run_id
+    training = {**asdict(settings), "kind": options.kind, "fold": fold, "weights": weights}
+    training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
+    description = Description(
+        options.model, options.representation, options.dataset, store.classes, store.shape, dict(store.clip), training
+    )
+    save(folder, network, description)
+    tags = {**identity, "fold": fold, "accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
+    tags |= {"height": store.clip["height"], "width": store.clip["width"], "seed": options.seed}
+    tags |= {} if options.eps is None else {"eps": options.eps, "alpha": options.alpha}
+    registered = registry.register(
+        name,
+        log_victim(child.run_id, folder),
+        child.run_id,
+        tags,
+        f"{options.kind} training, fold {fold}: test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}",
+    )
+    child.tags({"version": registered.version})
+    return Fold(fold, child.run_id, registered.version, accuracy, best.stop_accuracy)
+
+
+def read_folds(run_id: str) -> list[Fold]:
+    """The folds of a finished training run."""
+    return [Fold(**fold) for fold in json.loads(runs.read_artifact(run_id, "folds.json"))]
+
+
+def split_store(store: SpectrogramSet, seed: int) -> Split:
+    """The paper's split of a store's original clips, as indices into the store."""
+    originals = np.flatnonzero(store.scale == 1.0)
+    parts = split(store.y[originals], store.source[originals], seed=seed, folds=FOLDS)
+    return Split(originals[parts.test], tuple(originals[part] for part in parts.development))
+
+
+def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
+    """``indices`` of originals and of all their pitch-shifted copies: copies are trained on, nothing else."""
+    return np.flatnonzero(np.isin(store.name, store.name[indices]))
+
+
+def weights_of(model: str, weights: str) -> str:
+    """The initial weights of one model: ``weights`` is one word for all, with exceptions as 'imagenet,resnet56=none'.
+
+    Raises
+    ------
+    InputError
+        An exception is not of the form MODEL=WEIGHTS.
+    """
+    values = by_name("weights", weights, MODELS)
+    return values.get(model, values.get("", "none"))
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of an option: 'auto' takes a GPU if there is one and says so.
+
+    Raises
+    ------
+    InputError
+        'cuda' without a GPU.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        logger.info("device: %s", device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+    return torch.device(device)
+
+
+def child_key(child: runs.StageRun) -> str:
+    """What names a fold's unfinished state on disk, the same for every run that continues it."""
+    return runs.tag(runs.get(child.run_id), "fold_key") or child.run_id
+
+
+def _settings(options: Training) -> Settings:
+    lr = options.lr or DEFAULT_LR.get(options.model, _OTHER_LR)
+    return Settings(
+        epochs=options.epochs,
+        patience=options.patience,
+        batch_size=options.batch_size,
+        lr=lr,
+        seed=options.seed,
+        eps=options.eps,
+        alpha=options.alpha,
+        precision=options.precision,
+    )
+
+
+def _weights_key(weights: str) -> str:
+    """A file of weights counts by its state, not its name alone."""
+    if weights in ("none", "imagenet"):
+        return weights
+    state = Path(weights).stat()
+    return f"{Path(weights).absolute()} {state.st_size} {state.st_mtime_ns}"
+
+
+def _finished_fold(fold: int, run_id: str) -> Fold:
+    found = runs.get(run_id)
+    metrics = found.data.metrics
+    version = runs.tag(found, "version") or ""
+    return Fold(fold, run_id, version, metrics["test_accuracy"], metrics["best_stop_accuracy"])
+
+
+def _moments(store: SpectrogramSet, indices: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the training images, in batches."""
+    count, total, squares = 0, 0.0, 0.0
+    for i in range(0, len(indices), 256):
+        images = store.images(indices[i : i + 256]).astype(np.float64)
+        count, total, squares = count + images.size, total + images.sum(), squares + (images**2).sum()
+    mean = total / count
+    return mean, max(float(np.sqrt(squares / count - mean**2)), 1e-6)
+
+
+def _confusion(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    matrix = np.zeros((classes, classes), int)
+    np.add.at(matrix, (y, predicted), 1)
+    return matrix
+
+
+def _macro_f1(matrix: np.ndarray) -> float:
+    """Mean F1 over classes; a class neither present nor predicted counts 0."""
+    hits = np.diag(matrix)
+    return float((2 * hits / np.maximum(matrix.sum(0) + matrix.sum(1), 1)).mean())
+
+
+def _predictions(store: SpectrogramSet, indices: np.ndarray, scores: np.ndarray) -> str:
+    """One line per test clip, for paired statistics later."""
+    rows: Sequence[str] = [
+        f"{store.name[i]},{store.source[i]},{store.classes[store.y[i]]},{store.classes[s.argmax()]},{s.max():.6f}"
+        for i, s in zip(indices, scores, strict=True)
+    ]
+    return "\n".join(["clip,source,class,predicted,probability", *rows]) + "\n"

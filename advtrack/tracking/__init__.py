@@ -1,0 +1,1 @@
+"""MLflow, behind one door."""

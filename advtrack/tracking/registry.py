@@ -1,0 +1,142 @@
+"""The model registry: versions per fold and kind of training, aliases, and how a victim is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from advtrack.errors import InputError
+
+#: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
+STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One version of a registered model.
+
+    Attributes
+    ----------
+    name, version : str
+        As in the registry.
+    run_id : str
+        The fold's run.
+    tags : mapping
+        training, fold, accuracy and the lineage of the version.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+def model_name(dataset: str, representation: str, model: str) -> str:
+    """Name of the registered model of one table cell."""
+    return f"{dataset}-{representation}-{model}"
+
+
+def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], description: str) -> Registered:
+    """Make a new version of ``name`` from a logged model."""
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(
+        name, model_uri, run_id, tags={k: str(v) for k, v in tags.items()}, description=description
+    )
+    return _registered(created)
+
+
+def set_alias(version: Registered, alias: str) -> None:
+    """Point ``alias`` at a version."""
+    MlflowClient().set_registered_model_alias(version.name, alias, version.version)
+
+
+def by_alias(name: str, alias: str) -> Registered | None:
+    """The version an alias points at, or None."""
+    try:
+        return _registered(MlflowClient().get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def versions(name: str) -> list[Registered]:
+    """All versions of a registered model, newest first."""
+    found = MlflowClient().search_model_versions(f"name='{name}'")
+    return sorted((_registered(v) for v in found), key=lambda v: -int(v.version))
+
+
+def datasets_of(representation: str, model: str) -> list[str]:
+    """Data sets that have a registered model for this representation and network."""
+    suffix = f"-{representation}-{model}"
+    names = [registered.name for registered in MlflowClient().search_registered_models(max_results=1000)]
+    return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def resolve(dataset: str, representation: str, model: str, victim: str) -> Registered:
+    """Find a victim by alias or version number.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the data set, or 'auto' where only one has such a model.
+    representation, model : str
+        Names.
+    victim : str
+        Alias or version.
+
+    Raises
+    ------
+    InputError
+        There is no such victim, or more than one; the message names the command to run, or the candidates.
+    """
+    if dataset == "auto":
+        candidates = datasets_of(representation, model)
+        if len(candidates) > 1:
+            options = " or ".join(f"--dataset {candidate}" for candidate in candidates)
+            raise InputError(f"--dataset auto: {model} on {representation} is registered for several, say {options}")
+        dataset = candidates[0] if candidates else "synthetic"
+    name = model_name(dataset, representation, model)
+    command = "adv-train" if victim == ROBUST else "train"
+    hint = f"run first: advtrack {command} --dataset {dataset} --representation {representation} --model {model}"
+    if victim.isdigit():
+        known = versions(name)
+        for version in known:
+            if version.version == victim:
+                return version
+        numbers = ", ".join(version.version for version in known)
+        raise InputError(f"--victim {victim}: {name} has {f'versions {numbers}' if known else 'no versions'}; {hint}")
+    if found := by_alias(name, victim):
+        return found
+    raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; {hint}")
+
+
+def download(version: Registered) -> Path:
+    """Local folder with the checkpoint of a version."""
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+    return folder / "artifacts" / "checkpoint"
+
+
+def tag(version: Registered, values: Mapping[str, Any]) -> None:
+    """Set tags of a version."""
+    for key, value in values.items():
+        MlflowClient().set_model_version_tag(version.name, version.version, key, str(value))
+
+
+def _registered(version: ModelVersion) -> Registered:
+    return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))

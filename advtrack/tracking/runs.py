@@ -1,0 +1,272 @@
+"""Runs: start, attach, reuse, continue, finish; and finding them again by tag."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import psutil
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.utils.time import get_current_time_millis
+
+from advtrack.errors import InputError
+
+logger = logging.getLogger("advtrack")
+
+EXPERIMENT = "advtrack"
+_PREFIX = "advtrack."
+_MAX_PARAM_LENGTH = 6000
+_PROBE_SECONDS = 8
+
+
+def connect() -> None:
+    """Check that the tracking store answers, before any work is done.
+
+    Raises
+    ------
+    InputError
+        It does not answer, or cannot be written. The message names it.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        if uri.startswith(("http://", "https://")):
+            # A plain request: MLflow's own client retries for minutes before it gives up.
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+        if uri.startswith("sqlite:///"):
+            _check_writable(Path(uri.removeprefix("sqlite:///")))
+        _experiment_id()
+    except (urllib.error.URLError, OSError, MlflowException) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the MLflow tracking store {uri} cannot be used ({reason}); start it, or set MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def _check_writable(database: Path) -> None:
+    target = database if database.exists() else database.parent
+    if not os.access(target, os.W_OK):
+        raise PermissionError(f"{target} is not writable")
+
+
+def _experiment_id() -> str:
+    """The experiment new runs go to: the one ``mlflow run`` chose, or ours, created once."""
+    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return given
+    client = MlflowClient()
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    try:
+        return client.create_experiment(EXPERIMENT)
+    except MlflowException:  # another process was faster
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One MLflow run of a stage, or of a fold under it.
+
+    Attributes
+    ----------
+    run_id : str
+        MLflow's.
+    reused : bool
+        The work was found done in this earlier run; nothing is to be done or logged.
+    """
+
+    run_id: str
+    reused: bool = False
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; those the run has already (``mlflow run`` logs its own) stay as they are."""
+        known = MlflowClient().get_run(self.run_id).data.params
+        new = [Param(k, str(v)[:_MAX_PARAM_LENGTH]) for k, v in values.items() if k not in known]
+        MlflowClient().log_batch(self.run_id, params=new)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics at a step."""
+        now = get_current_time_millis()
+        MlflowClient().log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags, in this project's name space."""
+        tags = [RunTag(_PREFIX + k, str(v)) for k, v in values.items()]
+        MlflowClient().log_batch(self.run_id, tags=tags)
+
+    def dataset(self, name: str, digest: str, source: str) -> None:
+        """Log the data set the stage read as an input of the run."""
+        entity = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"uri": source}))
+        MlflowClient().log_inputs(self.run_id, [DatasetInput(entity, tags=[])])
+
+    def text(self, content: str, path: str) -> None:
+        """Log an artifact from its text."""
+        MlflowClient().log_text(self.run_id, content, path)
+
+    def data(self, content: bytes, path: str) -> None:
+        """Log an artifact from its bytes."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / Path(path).name
+            file.write_bytes(content)
+            parent = Path(path).parent.as_posix()
+            MlflowClient().log_artifact(self.run_id, str(file), None if parent == "." else parent)
+
+    @contextmanager
+    def child(self, name: str, tags: Mapping[str, Any]) -> Iterator[StageRun]:
+        """A run nested under this one, for a fold."""
+        parent = {"mlflow.parentRunId": self.run_id, "mlflow.runName": name}
+        experiment = MlflowClient().get_run(self.run_id).info.experiment_id
+        created = MlflowClient().create_run(experiment, tags=parent, run_name=name)
+        with _closing(StageRun(created.info.run_id)) as run:
+            run.tags({**tags, "pid": os.getpid(), "host": socket.gethostname()})
+            yield run
+
+
+@contextmanager
+def stage_run(
+    stage: str,
+    version: int,
+    key: Mapping[str, Any],
+    *,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    force: bool = False,
+) -> Iterator[StageRun]:
+    """Run a stage under its resume key.
+
+    A finished run with the same key is reused. Otherwise the stage attaches to the run that ``mlflow run`` made,
+    or continues the interrupted run of this key, or starts a new one; it is marked FINISHED or FAILED at the end.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the entry point.
+    version : int
+        Code version of the stage, raised when its results change.
+    key : mapping
+        Everything else that determines the result.
+    params, tags : mapping
+        Logged on a run that does the work.
+    force : bool
+        Redo the work.
+    """
+    digest = resume_key(stage, version, key)
+    _reap()
+    attached = os.environ.pop("MLFLOW_RUN_ID", None)
+    done = [] if force else find({"resume_key": digest}, status="FINISHED")
+    if done:
+        earlier = done[0].info.run_id
+        logger.info("%s: already done, reusing run %s", stage, earlier)
+        if attached:
+            with _closing(StageRun(attached)) as run:
+                run.tags({"stage": stage, "reused_from": earlier})
+        yield StageRun(earlier, reused=True)
+        return
+    run_id = attached or _interrupted(digest) or _create(stage)
+    with _closing(StageRun(run_id)) as run:
+        own = {"stage": stage, "resume_key": digest, "pid": os.getpid(), "host": socket.gethostname()}
+        run.tags({**tags, **own, "code_version": version})
+        run.params(params)
+        yield run
+
+
+@contextmanager
+def umbrella(stage: str) -> Iterator[None]:
+    """Hold the run that ``mlflow run`` made while several runs of ``stage`` do the work, each on its own."""
+    attached = os.environ.pop("MLFLOW_RUN_ID", None)
+    if attached is None:
+        yield
+        return
+    with _closing(StageRun(attached)) as run:
+        run.tags({"stage": stage, "umbrella": True})
+        yield
+
+
+def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
+    """A short hash of all that determines a stage's result."""
+    canonical = json.dumps([stage, version, dict(key)], sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+
+def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
+    """Runs of all experiments with these tags, newest first; those that only reused another are left out."""
+    clauses = [f"tags.`{_PREFIX}{name}` = '{value}'" for name, value in tags.items()]
+    if status:
+        clauses.append(f"attributes.status = '{status}'")
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, " and ".join(clauses), order_by=["attributes.start_time DESC"])
+    return [run for run in found if _PREFIX + "reused_from" not in run.data.tags]
+
+
+def get(run_id: str) -> Run:
+    """A run by its identifier."""
+    return MlflowClient().get_run(run_id)
+
+
+def tag(run: Run, name: str) -> str | None:
+    """A tag of this project's name space."""
+    return run.data.tags.get(_PREFIX + name)
+
+
+def artifacts(run_id: str, folder: str) -> set[str]:
+    """Paths of the artifacts in a folder of a run."""
+    return {found.path for found in MlflowClient().list_artifacts(run_id, folder)}
+
+
+def read_artifact(run_id: str, path: str) -> bytes:
+    """The bytes of an artifact."""
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)).read_bytes()
+
+
+def _create(stage: str) -> str:
+    return MlflowClient().create_run(_experiment_id(), run_name=stage).info.run_id
+
+
+def _interrupted(digest: str) -> str | None:
+    """A run of this key that was stopped before its end, set RUNNING again."""
+    for run in find({"resume_key": digest}):
+        if run.info.status in ("FAILED", "KILLED"):
+            MlflowClient().update_run(run.info.run_id, status="RUNNING")
+            logger.info("continuing the interrupted run %s", run.info.run_id)
+            return run.info.run_id
+    return None
+
+
+def _reap() -> None:
+    """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
+    for run in find({"host": socket.gethostname()}, status="RUNNING"):
+        pid = tag(run, "pid")
+        if pid and not psutil.pid_exists(int(pid)):
+            MlflowClient().set_terminated(run.info.run_id, status="KILLED")
+
+
+@contextmanager
+def _closing(run: StageRun) -> Iterator[StageRun]:
+    """End the run: FINISHED, KILLED if interrupted, FAILED with the reason otherwise."""
+    client = MlflowClient()
+    try:
+        yield run
+    except KeyboardInterrupt:
+        client.set_terminated(run.run_id, status="KILLED")
+        raise
+    except BaseException as error:
+        run.tags({"failure": str(error)[:500] or type(error).__name__})
+        client.set_terminated(run.run_id, status="FAILED")
+        raise
+    client.set_terminated(run.run_id, status="FINISHED")

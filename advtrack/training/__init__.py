@@ -1,0 +1,1 @@
+"""Training of one fold: plain (``fit``) and adversarial (Eq. 13)."""

@@ -1,0 +1,277 @@
+"""Carlini and Wagner's attack against closed forms on linear victims, at the edges of the box, and pass by pass."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advtrack.attacks.base import in_batches
+from advtrack.attacks.carlini_wagner import CarliniWagner, carlini_wagner
+
+
+@pytest.fixture
+def attacked(mlp_victim, clips, predict, other_labels):
+    """A nonlinear victim in training mode, inputs that it sees as ``y``, and a wrong target for each."""
+    network = mlp_victim()
+    x = clips(12)
+    y = predict(network, x)
+    return network, x, y, other_labels(y)
+
+
+def margins(logits, y):
+    """How far class ``y`` lies below the best other class."""
+    own = logits.gather(1, y[:, None])[:, 0]
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("confidence", [0.0, 0.5])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_two_classes_fall_at_the_distance_of_their_hyperplane(
+    linear_victim, clips, predict, targeted, confidence, scale
+):
+    network = linear_victim(classes=2)
+    with torch.no_grad():
+        network[1].weight.mul_(scale)
+        network[1].bias.mul_(scale)
+    x = clips(10, margin=0.35)
+    y = predict(network, x)
+    w = network[1].weight[1] - network[1].weight[0]
+    logits = network(x)
+    confidence *= scale
+    minimal = ((logits[:, 0] - logits[:, 1]).abs() + confidence) / w.norm()
+    # Inputs in the middle, whose minimal perturbation leaves the box untouched.
+    inside = (minimal / w.norm())[:, None] * w.abs() < 0.34
+    keep = inside.all(1)
+    assert keep.sum() >= 5
+    outcome = carlini_wagner(
+        network, x[keep], (1 - y if targeted else y)[keep], targeted=targeted, confidence=confidence
+    )
+    assert outcome.success.all()
+    assert (outcome.l2 >= minimal[keep] * (1 - 1e-9)).all()
+    assert (outcome.l2 <= 1.05 * minimal[keep]).all()
+
+
+def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, predict):
+    network = linear_victim(classes=5)
+    x = clips(20, margin=0.4)
+    y = predict(network, x)
+    logits, weight = network(x), network[1].weight
+    gaps = logits.gather(1, y[:, None]) - logits
+    distances = gaps / (weight[y][:, None] - weight[None]).norm(dim=2)
+    nearest = distances.scatter(1, y[:, None], torch.inf).amin(1)
+    keep = nearest < 0.4
+    assert keep.sum() >= 5
+    outcome = carlini_wagner(network, x[keep], y[keep], targeted=False)
+    assert outcome.success.all()
+    # Eq. 6 pushes the runner-up in logits, not always the nearest: most samples reach the optimum.
+    assert (outcome.l2 >= nearest[keep] * (1 - 1e-9)).all()
+    assert (outcome.l2 / nearest[keep]).median() <= 1.05
+
+
+def test_features_at_exactly_0_and_1_can_move(linear_victim):
+    network = linear_victim(classes=2)
+    with torch.no_grad():
+        network[1].weight.copy_(torch.cat([torch.full((1, 16), -1.0), torch.full((1, 16), 1.0)]))
+        network[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    # On the floor: Z_1 - Z_0 = 2 sum(x) - 1, reached at 1 / 32 for every feature.
+    floor = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    outcome = carlini_wagner(network, floor, torch.tensor([1]))
+    assert outcome.success.item() and outcome.l2.item() <= 1.05 * 0.5 / 4
+    assert outcome.x_adv.min() >= 0
+    # At the ceiling: Z_0 - Z_1 = b - 2 sum(x), with b = 31 reached at 1 - 1 / 32.
+    with torch.no_grad():
+        network[1].bias.copy_(torch.tensor([31.0, 0.0]))
+    outcome = carlini_wagner(network, 1 - floor, torch.tensor([0]))
+    assert outcome.success.item() and outcome.l2.item() <= 1.05 * 0.5 / 4
+    assert outcome.x_adv.max() <= 1
+
+
+def test_features_without_influence_stay_exactly_where_they_are(linear_victim, predict):
+    network = linear_victim(classes=2)
+    with torch.no_grad():
+        network[1].weight[:, 8:] = 0
+        network[1].bias.copy_(-0.5 * network[1].weight.sum(1))
+    x = torch.rand(4, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x.flatten(1)[:, 8:12], x.flatten(1)[:, 12:] = 0, 1
+    outcome = carlini_wagner(network, x, 1 - predict(network, x))
+    assert (outcome.l2[outcome.success] > 0).all() and outcome.success.any()
+    assert torch.equal(outcome.x_adv.flatten(1)[:, 8:], x.flatten(1)[:, 8:])
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("confidence", [0.0, 2.0])
+def test_what_is_called_a_success_is_one(attacked, targeted, confidence):
+    network, x, y, t = attacked
+    labels = t if targeted else y
+    outcome = carlini_wagner(network, x, labels, targeted=targeted, confidence=confidence)
+    network.eval()
+    logits = network(outcome.x_adv)
+    margin = margins(logits, labels) * (1 if targeted else -1)
+    assert outcome.success.float().mean() >= 0.9
+    assert (margin[outcome.success] <= -confidence + 1e-9).all()
+    assert torch.equal(outcome.success, outcome.first_success >= 0)
+    fooled = logits.argmax(1) == labels if targeted else logits.argmax(1) != labels
+    assert fooled[outcome.success].all()
+
+
+def test_the_search_finds_its_way_from_any_first_constant(attacked):
+    network, x, _, t = attacked
+    best = carlini_wagner(network, x, t, binary_search_steps=9, max_iter=300).l2
+    for initial_const in (1e-4, 1.0, None):
+        outcome = carlini_wagner(network, x, t, initial_const=initial_const, binary_search_steps=9)
+        assert outcome.success.all()
+        assert outcome.l2.mean() <= 1.1 * best.mean()
+
+
+def test_more_constants_never_lengthen_a_perturbation(attacked):
+    network, x, _, t = attacked
+    previous = torch.full((12,), torch.inf, dtype=torch.float64)
+    for steps in (1, 2, 4, 6):
+        outcome = carlini_wagner(network, x, t, binary_search_steps=steps, max_iter=40)
+        norm = outcome.l2.where(outcome.success, torch.inf)
+        assert (norm <= previous).all()
+        previous = norm
+
+
+def test_leaving_early_saves_passes_and_costs_little(attacked):
+    network, x, _, t = attacked
+    whole = carlini_wagner(network, x, t, abort_early=False)
+    early = carlini_wagner(network, x, t, abort_early=True)
+    assert (whole.forwards == 5 * 101).all()
+    assert early.forwards.sum() < whole.forwards.sum()
+    assert torch.equal(early.success, whole.success)
+    assert early.l2.mean() <= 1.02 * whole.l2.mean()
+
+
+def test_first_success_counts_iterations_through_all_constants(linear_victim, clips, predict):
+    network = linear_victim(classes=2)
+    x = clips(1, margin=0.3)
+    t = 1 - predict(network, x)
+    # Far too small a constant: nothing in its ten iterations, nor in those of the next, ten times larger.
+    outcome = carlini_wagner(network, x, t, initial_const=1e-9, max_iter=10, abort_early=False, binary_search_steps=12)
+    assert outcome.success.item() and outcome.first_success.item() > 20
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_an_adversarial_input_is_left_alone(attacked, targeted):
+    network, x, y, t = attacked
+    outcome = carlini_wagner(network, x, y if targeted else t, targeted=targeted)
+    assert outcome.success.all() and not outcome.first_success.any() and not outcome.backwards.any()
+    assert (outcome.forwards == 1).all() and torch.equal(outcome.x_adv, x)
+
+
+@pytest.mark.parametrize("max_iter", [1, 7])
+@pytest.mark.parametrize("abort_early", [True, False])
+def test_passes_are_those_that_hooks_see(attacked, count_passes, max_iter, abort_early):
+    network, x, _, t = attacked
+    with count_passes(network) as passes:
+        outcome = carlini_wagner(network, x, t, max_iter=max_iter, abort_early=abort_early)
+    assert (outcome.forwards.sum(), outcome.backwards.sum()) == (passes.forwards, passes.backwards)
+
+
+def test_the_victim_and_the_inputs_are_left_as_they_came(attacked):
+    network, x, _, t = attacked
+    before = x.clone()
+    network[1].weight.requires_grad_(False)
+    carlini_wagner(network, x, t, max_iter=3, binary_search_steps=2)
+    assert torch.equal(x, before) and not x.requires_grad
+    assert network.training and network[4].training
+    assert not network[1].weight.requires_grad and network[5].weight.requires_grad
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Elementwise(nn.Module):
+    """Logits without a matrix product, whose rounding would depend on the number of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer(
+            "weight", torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        )
+
+    def forward(self, x):
+        return (torch.sin(3 * x.flatten(1))[:, None] * self.weight).sum(2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_results_do_not_depend_on_the_batch(clips, predict, other_labels, batch_size):
+    network, x = Elementwise(), clips(12)
+    t = other_labels(predict(network, x))
+    whole, split = carlini_wagner(network, x, t), in_batches(carlini_wagner, network, x, t, batch_size)
+    assert torch.equal(whole.x_adv, split.x_adv)
+    assert torch.equal(whole.first_success, split.first_success)
+    assert torch.equal(whole.forwards, split.forwards)
+
+
+def test_an_empty_batch(attacked):
+    network, x, _, t = attacked
+    outcome = carlini_wagner(network, x[:0], t[:0])
+    assert outcome.x_adv.shape == (0, 1, 4, 4) and outcome.success.shape == (0,)
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_a_victim_with_one_class(linear_victim, clips, targeted):
+    x, y = clips(3), torch.zeros(3, dtype=torch.int64)
+    outcome = carlini_wagner(linear_victim(classes=1), x, y, targeted=targeted)
+    assert torch.equal(outcome.success, torch.full((3,), targeted)) and torch.equal(outcome.x_adv, x)
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_poisoned_sample_fails_alone(clips, predict, other_labels, poison):
+    network, x = Elementwise(), clips(6)
+    t = other_labels(predict(network, x))
+
+    class Poisoned(nn.Module):
+        def forward(self, batch):
+            bad = torch.where(batch[:, 0, 0, 0] > 0.9, poison, 1.0)
+            return network(batch) * bad[:, None]
+
+    x[:, 0, 0, 0] = 0.2
+    x[3, 0, 0, 0] = 1.0
+    alone, mixed = carlini_wagner(network, x, t), carlini_wagner(Poisoned(), x, t)
+    others = torch.arange(6) != 3
+    assert not mixed.success[3] and torch.equal(mixed.x_adv[3], x[3])
+    assert torch.equal(mixed.x_adv[others], alone.x_adv[others])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([0.0, 1e-7, 0.4, 1 - 1e-7, 1.0]), min_size=16, max_size=16),
+    learning_rate=st.sampled_from([0.01, 0.1, 10.0]),
+    targeted=st.booleans(),
+)
+def test_the_result_stays_in_the_box(values, learning_rate, targeted):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+    x = torch.tensor(values).view(1, 1, 4, 4).repeat(3, 1, 1, 1)
+    outcome = carlini_wagner(
+        network,
+        x,
+        torch.arange(3),
+        learning_rate=learning_rate,
+        targeted=targeted,
+        max_iter=8,
+        binary_search_steps=2,
+    )
+    assert outcome.x_adv.isfinite().all() and outcome.x_adv.min() >= 0 and outcome.x_adv.max() <= 1
+
+
+def test_as_an_art_attack(mlp_victim, clips, predict, other_labels, art_classifier):
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(6, dtype=torch.float32)
+    t = other_labels(predict(network, x))
+    classifier = art_classifier(network)
+    x_adv = CarliniWagner(classifier, max_iter=30, binary_search_steps=3).generate(x.numpy(), t.numpy())
+    native = carlini_wagner(network, x, t, max_iter=30, binary_search_steps=3)
+    assert torch.equal(torch.from_numpy(x_adv), native.x_adv)
+    for bad in (
+        {"confidence": -1.0},
+        {"learning_rate": 0.0},
+        {"initial_const": 0.0},
+        {"binary_search_steps": 0},
+        {"max_iter": 0},
+    ):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            CarliniWagner(classifier, **bad)

@@ -1,0 +1,258 @@
+"""DeepFool against closed-form minimal perturbations of linear victims, ART's faults, and an own count of passes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import DeepFool as ArtDeepFool
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advtrack.attacks.base import in_batches
+from advtrack.attacks.deepfool import DeepFool, deepfool
+
+NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+@pytest.fixture
+def attacked(mlp_victim, clips, predict):
+    """A nonlinear victim, inputs, and the classes that it sees in them."""
+    network = mlp_victim()
+    x = clips(12)
+    return network, x, predict(network, x)
+
+
+def minimal(network, x, y, norm):
+    """Distance of each input to the nearest boundary of a linear victim, away from the ends of [0, 1]."""
+    weight = network[1].weight.detach()
+    logits = network(x).detach()
+    f = (logits - logits.gather(1, y[:, None])).abs()
+    w = weight[None] - weight[y][:, None]
+    distance = f / w.norm(p=1 if norm == "linf" else 2, dim=2)
+    return distance.scatter(1, y[:, None], math.inf).amin(1)
+
+
+@NORMS
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("overshoot", [0.02, 0.0])
+def test_linear_victim_falls_to_the_minimal_perturbation(linear_victim, clips, predict, norm, classes, overshoot):
+    network = linear_victim(classes=classes, shape=(1, 8, 8))
+    x = clips(20, shape=(1, 8, 8), margin=0.35)
+    y = predict(network, x)
+    outcome = deepfool(network, x, y, norm=norm, overshoot=overshoot)
+    best = minimal(network, x, y, norm)
+    found = getattr(outcome, norm)
+    free = best < (0.3 if norm == "linf" else 0.6)  # else the ends of [0, 1] may stand in the way
+    assert free.sum() > 10 and outcome.success.all()
+    assert (found[free] >= best[free]).all()
+    assert (found[free] <= 1.01 * (1 + overshoot) * best[free] + 1e-6).all()
+    # Without overshoot the first step ends on the boundary, give or take a rounding.
+    assert (outcome.first_success[free] <= (1 if overshoot else 2)).all()
+
+
+@NORMS
+def test_with_features_at_the_ends_of_the_box_it_is_still_minimal(linear_victim, clips, predict, norm):
+    # Within a box the nearest point of a hyperplane is clamp(x + t d), d the free direction: find t by bisection.
+    network = linear_victim(classes=2, shape=(1, 8, 8), seed=3)
+    x = ((clips(20, shape=(1, 8, 8)) - 0.5) * 2 + 0.5).clamp(0, 1)  # half of the features at 0 or 1, as silence is
+    y = predict(network, x)
+    w = network[1].weight.detach()[1 - y] - network[1].weight.detach()[y]
+    direction = (w.sign() if norm == "linf" else w).view_as(x)
+    low, high = torch.zeros(20, 1, 1, 1).double(), torch.full((20, 1, 1, 1), 10.0).double()
+    for _ in range(60):
+        t = (low + high) / 2
+        crossed = (predict(network, (x + t * direction).clamp(0, 1)) != y).view_as(t)
+        low, high = torch.where(crossed, low, t), torch.where(crossed, t, high)
+    best = (x + high * direction).clamp(0, 1) - x
+    best = best.flatten(1).norm(p=math.inf if norm == "linf" else 2, dim=1)
+
+    outcome = deepfool(network, x, y, norm=norm)
+    assert outcome.success.all()
+    assert (getattr(outcome, norm) >= best * (1 - 1e-9)).all()
+    assert (getattr(outcome, norm) <= 1.01 * 1.02 * best).all()
+
+
+@NORMS
+def test_success_is_what_the_victim_says_of_the_lengthened_and_clipped_iterate(attacked, predict, norm):
+    network, x, y = attacked
+    outcome = deepfool(network, x, y, norm=norm)
+    assert outcome.success.all()
+    assert (predict(network, outcome.x_adv) != y).all()
+    assert ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()
+
+
+@pytest.mark.parametrize("max_iter", [1, 2])
+def test_the_last_iterate_is_checked(attacked, max_iter):
+    network, x, y = attacked
+    long = deepfool(network, x, y, overshoot=0.0)
+    short = deepfool(network, x, y, overshoot=0.0, max_iter=max_iter)
+    assert torch.equal(short.success, long.first_success <= max_iter)
+    assert short.first_success.max() == max_iter
+
+
+@NORMS
+@pytest.mark.parametrize("candidates", [1, 2, 10])
+def test_counts_its_passes(attacked, count_passes, norm, candidates):
+    network, x, y = attacked
+    with count_passes(network) as passes:
+        outcome = deepfool(network, x, y, norm=norm, candidates=candidates)
+    assert passes.forwards == outcome.forwards.sum()
+    assert passes.backwards == outcome.backwards.sum()
+    # Each sample pays for its own iterations only: two forwards and a backward per rival, then the last check.
+    assert torch.equal(outcome.backwards, outcome.first_success * min(candidates, 3))
+    assert torch.equal(outcome.forwards, outcome.first_success * 2 + 1)
+
+
+@NORMS
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_does_not_depend_on_the_batch_or_its_order(attacked, norm, batch_size):
+    network, x, y = attacked
+    whole = deepfool(network, x, y, norm=norm, candidates=2)
+    split = in_batches(deepfool, network, x, y, batch_size, norm=norm, candidates=2)
+    turned = deepfool(network, x.flip(0), y.flip(0), norm=norm, candidates=2)
+    for name in ("x_adv", "success", "first_success", "forwards", "backwards", "l2", "linf"):
+        assert torch.equal(getattr(whole, name), getattr(split, name))
+        assert torch.equal(getattr(whole, name), getattr(turned, name).flip(0))
+
+
+def test_art_lets_the_company_of_a_clip_choose_its_classes(mlp_victim, clips, predict, art_classifier):
+    # ART takes gradients of the union of all clips' top classes. With nb_grads = 1 a clip alone has no rival but its
+    # own class and is not moved, while among others the same clip is.
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(12, dtype=torch.float32)
+    y = predict(network, x)
+    classifier = art_classifier(network)
+    art = ArtDeepFool(classifier, max_iter=20, nb_grads=1, batch_size=12, verbose=False)
+    together, alone = art.generate(x.numpy())[0], art.generate(x[:1].numpy())[0]
+    assert not np.allclose(together, alone, atol=1e-3)
+
+    ours = DeepFool(classifier, max_iter=20, nb_grads=1, batch_size=12)
+    together, alone = ours.generate(x.numpy(), y.numpy())[0], ours.generate(x[:1].numpy(), y[:1].numpy())[0]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_art_perturbs_what_the_victim_gets_wrong_anyway(mlp_victim, clips, predict, art_classifier):
+    # ART ignores y and leads each input away from its prediction, be it wrong.
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(3, dtype=torch.float32)
+    wrong = (predict(network, x) + 1) % 4
+    classifier = art_classifier(network)
+    art = ArtDeepFool(classifier, max_iter=20, verbose=False).generate(x.numpy(), wrong.numpy())
+    assert not np.array_equal(art, x.numpy())
+    np.testing.assert_array_equal(DeepFool(classifier, max_iter=20).generate(x.numpy(), wrong.numpy()), x.numpy())
+
+
+def test_needs_no_more_than_art_in_l2(mlp_victim, clips, predict, art_classifier):
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(12, dtype=torch.float32)
+    y = predict(network, x)
+    classifier = art_classifier(network)
+    ours = DeepFool(classifier, norm="l2").generate(x.numpy(), y.numpy())
+    art = ArtDeepFool(classifier, epsilon=0.02, batch_size=12, verbose=False).generate(x.numpy())
+    assert (predict(network, torch.tensor(ours)) != y).all()
+    size = [np.linalg.norm((x_adv - x.numpy()).reshape(12, -1), axis=1) for x_adv in (ours, art)]
+    assert np.median(size[0]) <= 1.01 * np.median(size[1])
+
+
+def test_misclassified_inputs_are_left_as_they_are(attacked):
+    network, x, y = attacked
+    outcome = deepfool(network, x, (y + 1) % 4)
+    assert outcome.first_success.eq(0).all() and outcome.success.all()
+    assert torch.equal(outcome.x_adv, x) and outcome.linf.eq(0).all()
+    assert outcome.forwards.eq(1).all() and outcome.backwards.eq(0).all()
+
+
+def test_leaves_victim_and_input_alone(attacked):
+    network, x, y = attacked
+    network.train()
+    statistics = {name: value.clone() for name, value in network.state_dict().items()}
+    before = x.clone()
+    deepfool(network, x, y)
+    assert torch.equal(x, before) and not x.requires_grad
+    assert all(module.training for module in network.modules())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert all(torch.equal(value, statistics[name]) for name, value in network.state_dict().items())
+
+
+def test_empty_batch(linear_victim, clips):
+    outcome = deepfool(linear_victim(), clips(0), torch.zeros(0, dtype=torch.int64))
+    assert outcome.x_adv.shape == (0, 1, 4, 4) and len(outcome.success) == 0
+
+
+def test_a_victim_with_one_class_has_no_boundary(linear_victim, clips):
+    outcome = deepfool(linear_victim(classes=1), clips(3), torch.zeros(3, dtype=torch.int64))
+    assert not outcome.success.any() and outcome.linf.eq(0).all()
+
+
+@NORMS
+def test_a_tie_is_crossed(norm):
+    # Equal logits: the boundary is 0 away, and a zero step, however lengthened, would stay on it.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    outcome = deepfool(network, torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), norm=norm)
+    assert outcome.success.item() and 0 < outcome.linf.item() < 1e-5
+
+
+@NORMS
+@pytest.mark.parametrize("sickness", [0.0, math.nan, math.inf])
+def test_one_sample_without_gradients_leaves_and_harms_no_other(linear_victim, clips, predict, norm, sickness):
+    class Sick(nn.Module):
+        """Its gradient is ``sickness`` times the true one for inputs whose first feature is 1."""
+
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            factor = torch.where(x[:, :1, :1, :1] == 1, sickness, 1.0).double()
+            if x.requires_grad:
+                x.register_hook(lambda gradient: gradient * factor)
+            return self.network(x)
+
+    healthy = linear_victim()
+    x = clips(4, margin=0.2)
+    x[2, 0, 0, 0] = 1
+    y = predict(healthy, x)
+    outcome, others = deepfool(Sick(healthy), x, y, norm=norm), torch.tensor([0, 1, 3])
+    assert outcome.success.tolist() == [True, True, False, True]
+    assert torch.equal(outcome.x_adv[2], x[2]) and outcome.backwards[2] == 3
+    torch.testing.assert_close(outcome.x_adv[others], deepfool(healthy, x, y, norm=norm).x_adv[others])
+
+
+def test_logits_that_overflow_are_no_success():
+    class Blown(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) * math.inf
+
+    x = torch.tensor([[[[0.0, 0.5]]]])
+    outcome = deepfool(Blown(), x, torch.tensor([0]), max_iter=3)
+    assert not outcome.success.item() and torch.equal(outcome.x_adv, x)
+
+
+@NORMS
+@settings(max_examples=30, deadline=None)
+@given(x=st.lists(st.floats(0, 1), min_size=8, max_size=8), overshoot=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_stays_in_the_box(norm, x, overshoot, seed):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    x = torch.tensor(x, dtype=torch.float64).view(2, 1, 2, 2)
+    outcome = deepfool(network, x, network(x).argmax(1), norm=norm, overshoot=overshoot, max_iter=5)
+    assert ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"epsilon": -0.1}, "overshoot"),
+        ({"nb_grads": 0}, "candidates"),
+        ({"norm": "l1"}, "norm"),
+        ({"targeted": True}, "untargeted"),
+        ({"max_iter": 0}, "max_iter"),
+    ],
+)
+def test_bad_parameters_are_refused(art_classifier, linear_victim, params, message):
+    with pytest.raises(ValueError, match=message):
+        DeepFool(art_classifier(linear_victim(dtype=torch.float32)), **params)

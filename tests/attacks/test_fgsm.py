@@ -1,0 +1,126 @@
+"""FGSM against the closed form on a linear victim, ART, and inputs that go wrong."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import FastGradientMethod
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from advtrack.attacks.base import in_batches
+from advtrack.attacks.fgsm import FGSM, fgsm, fgsm_step
+
+
+class Square(torch.autograd.Function):
+    """Its gradient is undefined where the input lies above one half."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.flatten(1) ** 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient.view_as(x) * torch.where(x > 0.5, math.nan, 2 * x)
+
+
+def test_step_by_hand():
+    x = torch.tensor([[0.5, 0.05, 0.95, 0.5, 0.5]])
+    gradient = torch.tensor([[3.0, -1.0, 1e-30, 0.0, -2.0]])
+    torch.testing.assert_close(fgsm_step(x, gradient, 0.1), torch.tensor([[0.6, 0.0, 1.0, 0.5, 0.4]]))
+
+
+@given(
+    x=st.lists(st.floats(0, 1), min_size=6, max_size=6),
+    gradient=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=6, max_size=6),
+    eps=st.floats(0, 1),
+)
+def test_step_stays_in_the_box_and_in_the_ball(x, gradient, eps):
+    x, gradient = torch.tensor([x], dtype=torch.float64), torch.tensor([gradient], dtype=torch.float64)
+    before = x.clone()
+    stepped = fgsm_step(x, gradient, eps)
+    assert torch.equal(x, before)
+    assert ((stepped >= 0) & (stepped <= 1)).all()
+    assert ((stepped - x).abs() <= eps + 1e-15).all()
+    assert torch.equal(stepped[~gradient.isfinite()], x[~gradient.isfinite()])
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_two_class_linear_victim_falls_beyond_its_margin(linear_victim, clips, predict, targeted):
+    network = linear_victim(classes=2)
+    x = clips(1, margin=0.3)
+    y = predict(network, x)
+    w = network[1].weight[1] - network[1].weight[0]
+    logits = network(x)[0]
+    margin = ((logits[0] - logits[1]).abs() / w.abs().sum()).item()  # the minimal l-inf perturbation
+    assert margin < 0.3
+
+    labels = 1 - y if targeted else y
+    below = fgsm(network, x, labels, eps=0.99 * margin, targeted=targeted)
+    beyond = fgsm(network, x, labels, eps=1.01 * margin, targeted=targeted)
+    assert not below.success.item() and below.first_success.item() == -1
+    assert beyond.success.item() and beyond.first_success.item() == 1
+    assert beyond.linf.item() == pytest.approx(1.01 * margin)
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_equals_art(mlp_victim, clips, predict, other_labels, art_classifier, targeted):
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(9, dtype=torch.float32)
+    y = predict(network, x)
+    labels = other_labels(y) if targeted else y
+    classifier = art_classifier(network)
+    ours = FGSM(classifier, eps=0.07, targeted=targeted, batch_size=4).generate(x.numpy(), labels.numpy())
+    art = FastGradientMethod(classifier, eps=0.07, targeted=targeted).generate(x.numpy(), np.eye(4)[labels.numpy()])
+    np.testing.assert_allclose(ours, art, atol=1e-6)
+
+
+def test_counts_its_passes_and_leaves_victim_and_input_alone(mlp_victim, clips, count_passes):
+    network = mlp_victim().train()
+    statistics = {name: value.clone() for name, value in network.state_dict().items()}
+    x, y = clips(5), torch.arange(5) % 4
+    before = x.clone()
+    with count_passes(network) as passes:
+        outcome = fgsm(network, x, y, eps=0.1)
+    assert passes.forwards == outcome.forwards.sum() == 10
+    assert passes.backwards == outcome.backwards.sum() == 5
+    assert torch.equal(x, before) and not x.requires_grad
+    assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert all(torch.equal(value, statistics[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_does_not_depend_on_the_batch(mlp_victim, clips, predict, batch_size):
+    network = mlp_victim()
+    x = clips(8)
+    y = predict(network, x)
+    whole, split = fgsm(network, x, y, eps=0.05), in_batches(fgsm, network, x, y, batch_size, eps=0.05)
+    assert torch.equal(whole.x_adv, split.x_adv) and torch.equal(whole.success, split.success)
+
+
+def test_eps_zero_changes_nothing(linear_victim, clips, predict):
+    network = linear_victim()
+    x = clips(4)
+    y = predict(network, x)
+    outcome = fgsm(network, x, y, eps=0.0)
+    assert torch.equal(outcome.x_adv, x) and not outcome.success.any()
+    assert fgsm(network, x, y, eps=0.0, targeted=True).first_success.tolist() == [0] * 4
+
+
+def test_empty_batch(linear_victim, clips):
+    outcome = fgsm(linear_victim(), clips(0), torch.zeros(0, dtype=torch.int64), eps=0.1)
+    assert outcome.x_adv.shape == (0, 1, 4, 4) and len(outcome.success) == 0
+
+
+def test_undefined_gradients_move_nothing():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return Square.apply(x)
+
+    x = torch.tensor([[[[0.2, 0.9]]]])
+    outcome = fgsm(Broken(), x, torch.tensor([1]), eps=0.1)
+    torch.testing.assert_close(outcome.x_adv, torch.tensor([[[[0.3, 0.9]]]]))

@@ -1,0 +1,241 @@
+"""PIA as a black box: what it may see, what it asks, how near it gets, and that a seed fixes it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from advtrack.attacks.base import in_batches
+from advtrack.attacks.pia import PIA, pia
+
+
+class NoGradient(torch.autograd.Function):
+    """The identity, whose backward pass raises."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise AssertionError("a black box has no gradient")
+
+
+class BlackBox(nn.Module):
+    """A victim that raises when gradients are asked for or recorded, and keeps what it was shown."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen, self.largest = network, 0, 0
+
+    def forward(self, x):
+        assert not torch.is_grad_enabled()
+        assert x.min() >= 0 and x.max() <= 1
+        self.seen += len(x)
+        self.largest = max(self.largest, len(x))
+        return NoGradient.apply(self.network(x))
+
+
+@pytest.fixture
+def attacked(mlp_victim, clips, predict):
+    """A nonlinear victim, inputs, a wrong target for each, and an input of that target class."""
+    network = mlp_victim()
+    pool = clips(60)
+    classes = predict(network, pool)
+    x, t = pool[:8], (classes[:8] + 1) % 4
+    start = torch.stack([pool[(classes == target).nonzero()[-1, 0]] for target in t])
+    return network, x, t, start
+
+
+def test_it_comes_near_the_hyperplane_of_a_linear_victim(linear_victim, clips, predict):
+    network = linear_victim(classes=2)
+    pool = clips(40, margin=0.2)
+    classes = predict(network, pool)
+    x, t = pool[:8], 1 - classes[:8]
+    start = torch.stack([pool[(classes == target).nonzero()[-1, 0]] for target in t])
+    w = network[1].weight[1] - network[1].weight[0]
+    logits = network(x)
+    minimal = (logits[:, 0] - logits[:, 1]).abs() / w.abs().sum()
+    outcome = pia(network, x, t, start=start, top_k=2, max_iter=200)
+    assert outcome.success.all()
+    assert (outcome.linf >= minimal).all()
+    ratio = (outcome.linf / minimal).sort().values
+    assert ratio[4] <= 1.15 and ratio[-1] <= 1.5
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_it_draws_the_start_towards_the_input(attacked, top_k):
+    network, x, t, start = attacked
+    outcome = pia(network, x, t, start=start, top_k=top_k, max_iter=100)
+    network.eval()
+    assert outcome.success.all() and not outcome.first_success.any()
+    assert torch.equal(network(outcome.x_adv).argmax(1), t)
+    assert outcome.linf.mean() <= 0.4 * (start - x).flatten(1).abs().amax(1).mean()
+
+
+def test_more_iterations_never_lead_further_away(attacked):
+    network, x, t, start = attacked
+    previous = torch.ones(8, dtype=torch.float64)
+    for max_iter in (1, 5, 25):
+        norm = pia(network, x, t, start=start, max_iter=max_iter).linf
+        assert (norm <= previous).all()
+        previous = norm
+
+
+def test_a_black_box_is_only_asked_and_every_query_is_counted(attacked):
+    network, x, t, start = attacked
+    victim = BlackBox(network.eval())
+    outcome = pia(victim, x, t, start=start, max_iter=6, samples_per_draw=10, query_batch=32)
+    assert outcome.forwards.sum() == victim.seen
+    assert victim.largest <= 32
+    assert not outcome.backwards.any()
+    # Two first looks, the bisection, the line search, and at least one proposal an iteration.
+    assert (outcome.forwards >= 2 + 10 + 4 * 11 + 6 * 11).all()
+
+
+def test_only_the_order_and_scores_of_the_top_classes_matter(attacked):
+    network, x, t, start = attacked
+    network.eval()
+
+    class Hushed(nn.Module):
+        """Lumps what lies below the top 3 together: the same scores for those, nothing of the others."""
+
+        def forward(self, batch):
+            logits = network(batch).log_softmax(1)
+            last = logits.argmin(1, keepdim=True)
+            return logits.scatter(1, last, logits.gather(1, last))
+
+    full, hushed = pia(network, x, t, start=start, max_iter=5), pia(Hushed(), x, t, start=start, max_iter=5)
+    assert torch.allclose(full.x_adv, hushed.x_adv)
+
+
+def test_a_seed_fixes_the_result_whatever_the_batch(attacked):
+    network, x, t, start = attacked
+    first = pia(network, x, t, start=start, max_iter=8, seed=3)
+    again = pia(network, x, t, start=start, max_iter=8, seed=3)
+    other = pia(network, x, t, start=start, max_iter=8, seed=4)
+    split = in_batches(pia, network, x, t, 3, start=start, max_iter=8, seed=3)
+    assert torch.equal(first.x_adv, again.x_adv) and torch.equal(first.forwards, again.forwards)
+    assert not torch.equal(first.x_adv, other.x_adv)
+    torch.testing.assert_close(split.x_adv, first.x_adv)
+
+
+def test_eps_is_where_it_stops(attacked):
+    network, x, t, start = attacked
+    free = pia(network, x, t, start=start, max_iter=60)
+    eps = 1.5 * free.linf.max().item()
+    outcome = pia(network, x, t, start=start, eps=eps, max_iter=60)
+    assert outcome.success.all() and (outcome.linf <= eps).all()
+    assert outcome.forwards.sum() < free.forwards.sum()
+
+
+def test_a_start_that_does_not_show_the_target_fails(attacked, predict):
+    network, x, t, _ = attacked
+    outcome = pia(network, x, t, start=x, top_k=1)
+    assert not outcome.success.any() and (outcome.first_success == -1).all()
+    assert torch.equal(outcome.x_adv, x) and (outcome.forwards == 2).all()
+
+
+def test_a_start_that_only_shows_the_target_climbs_to_it(linear_victim):
+    network = linear_victim(classes=2)
+    with torch.no_grad():
+        network[1].weight.copy_(torch.cat([torch.zeros(1, 16), torch.ones(1, 16)]))
+        network[1].bias.copy_(torch.tensor([8.0, 0.0]))
+    x, start = torch.full((1, 1, 4, 4), 0.2, dtype=torch.float64), torch.full((1, 1, 4, 4), 0.49, dtype=torch.float64)
+    start[..., 0, 0] = 1.0  # the box is wide enough: sum(start) is 8.35 without the next line
+    start[..., 3, 3] = 0.0
+    outcome = pia(network, x, torch.tensor([1]), start=start, top_k=2, max_iter=40)
+    assert outcome.success.item() and outcome.first_success.item() > 0
+    assert outcome.linf.item() >= 0.3
+
+
+def test_an_input_of_the_target_class_is_left_alone(attacked, predict):
+    network, x, _, start = attacked
+    outcome = pia(network, x, predict(network, x), start=start)
+    assert outcome.success.all() and not outcome.first_success.any()
+    assert torch.equal(outcome.x_adv, x) and (outcome.forwards == 2).all()
+
+
+def test_the_victim_and_the_inputs_are_left_as_they_came(attacked):
+    network, x, t, start = attacked
+    before, start_before = x.clone(), start.clone()
+    network[1].weight.requires_grad_(False)
+    pia(network, x, t, start=start, max_iter=2)
+    assert torch.equal(x, before) and torch.equal(start, start_before)
+    assert network.training and network[4].training
+    assert not network[1].weight.requires_grad and network[5].weight.requires_grad
+
+
+def test_an_empty_batch(attacked):
+    network, x, t, start = attacked
+    outcome = pia(network, x[:0], t[:0], start=start[:0])
+    assert outcome.x_adv.shape == (0, 1, 4, 4) and outcome.success.shape == (0,)
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_poisoned_sample_fails_alone(attacked, poison):
+    network, x, t, start = attacked
+    network.eval()
+
+    class Poisoned(nn.Module):
+        """Every other input whose first feature lies in the upper half breaks it."""
+
+        def forward(self, batch):
+            return network(batch) * torch.where(batch[:, 0, 0, 0] > 0.99, poison, 1.0)[:, None]
+
+    x[:, 0, 0, 0], start[:, 0, 0, 0] = 0.3, 0.3
+    x[2, 0, 0, 0] = start[2, 0, 0, 0] = 1.0
+    alone = pia(network, x, t, start=start, max_iter=5)
+    mixed = pia(Poisoned(), x, t, start=start, max_iter=5)
+    others = torch.arange(8) != 2
+    assert not mixed.success[2] and mixed.x_adv.isfinite().all()
+    torch.testing.assert_close(mixed.x_adv[others], alone.x_adv[others])
+
+
+def test_what_it_refuses(attacked):
+    network, x, t, start = attacked
+    with pytest.raises(ValueError, match="targeted"):
+        pia(network, x, t, start=start, targeted=False)
+    with pytest.raises(ValueError, match="start"):
+        pia(network, x, t, start=start[:3])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([0.0, 1e-7, 0.4, 1.0]), min_size=16, max_size=16),
+    learning_rate=st.sampled_from([1e-3, 0.5]),
+    seed=st.integers(0, 2**32),
+)
+def test_the_result_stays_in_the_box_and_never_leaves_the_start_behind(values, learning_rate, seed):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+    x = torch.tensor(values).view(1, 1, 4, 4).repeat(3, 1, 1, 1)
+    start = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    params = {"learning_rate": learning_rate, "samples_per_draw": 6, "max_iter": 4, "seed": seed}
+    outcome = pia(network, x, torch.arange(3), start=start, **params)
+    assert outcome.x_adv.isfinite().all() and outcome.x_adv.min() >= 0 and outcome.x_adv.max() <= 1
+    assert (outcome.linf <= (start - x).flatten(1).abs().amax(1) + 1e-6).all()
+
+
+def test_as_an_art_attack(mlp_victim, clips, predict, art_classifier):
+    network = mlp_victim(dtype=torch.float32)
+    pool = clips(40, dtype=torch.float32)
+    classes = predict(network, pool)
+    x, t = pool[:5], (classes[:5] + 1) % 4
+    start = torch.stack([pool[(classes == target).nonzero()[-1, 0]] for target in t])
+    classifier = art_classifier(network)
+    x_adv = PIA(classifier, max_iter=4).generate(x.numpy(), t.numpy(), start=start.numpy())
+    assert torch.equal(torch.from_numpy(x_adv), pia(network, x, t, start=start, max_iter=4).x_adv)
+    for bad in (
+        {"eps": -0.1},
+        {"sigma": 0.0},
+        {"learning_rate": 0.0},
+        {"samples_per_draw": 5},
+        {"top_k": 0},
+        {"query_batch": 0},
+        {"max_iter": 0},
+        {"targeted": False},
+    ):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            PIA(classifier, **bad)
