@@ -12,8 +12,8 @@ from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {
-    "max_iter": Choices((50, 100, 200), "ours: the paper ties the iterations to c, and its numbers are lost"),
-    "binary_search_steps": Choices((3, 5, 9), "ours: the paper's search step is lost"),
+    "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
+    "binary_search_steps": Choices((3, 6), "ours: the paper's search step is lost"),
 }
 
 # Adam's moments as in Kingma and Ba (2015).

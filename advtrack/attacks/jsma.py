@@ -12,7 +12,7 @@ from advtrack.attacks.base import Attack, Choices, Range, Space, frozen, is_adve
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {
-    "theta": Choices((-1.0, 0.1, 0.5, 1.0), "ours: the paper's range of the scaling factor is lost"),
+    "theta": Choices((1.0, -1.0), "ours: the paper's range of the scaling factor is lost"),
     "max_iter": Range(1, 1000, "paper, section VI: at most 1,000 iterations"),
 }
 

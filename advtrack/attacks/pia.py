@@ -200,8 +200,8 @@ class _TopScores:
     def __call__(self, points: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The target's score, whether it is among those shown, and whether it is the first, shape (len(points),) each.
 
-        ``samples[i]`` tells whose target point i is about. A target that is not shown scores no more than the last class
-        that is, and this bound takes its place.
+        ``samples[i]`` tells whose target point i is about. A target that is not shown scores no more than the last
+        class that is, and this bound takes its place.
         """
         score = points.new_zeros(len(points))
         shown, leads = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(score, dtype=torch.bool)
@@ -231,7 +231,7 @@ def _nes_gradient(scores: _TopScores, x_adv: Tensor, samples: Tensor, spread: Te
     for part in torch.arange(len(samples), device=x_adv.device).split(max(scores.query_batch // len(both), 1)):
         points = x_adv[samples[part], None] + spread[part].reshape(-1, *[1] * noise.ndim) * both
         asked = samples[part].repeat_interleave(len(both))
-        score = scores(points.clamp(0, 1).flatten(0, 1), asked)[0].view(len(part), 2, -1)
+        score = scores(points.clamp(0, 1).flatten(0, 1), asked)[0].view(len(part), 2, len(noise))
         differences.append(score[:, 0] - score[:, 1])
     slope = torch.cat(differences) @ noise.flatten(1)
     slope /= slope.abs().mean(1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)

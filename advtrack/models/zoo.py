@@ -103,9 +103,8 @@ def _body(model: str, classes: int) -> nn.Module:
         options: dict[str, Any] = {"init_weights": True} if model in ("googlenet", "vgg16") else {}
         body = getattr(torchvision.models, model)(weights=None, num_classes=classes, **options)
     name, first = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
-    single = nn.Conv2d(
-        1, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None
-    )
+    size, stride, padding = first.kernel_size[0], first.stride[0], int(first.padding[0])  # all are square
+    single = nn.Conv2d(1, first.out_channels, size, stride, padding, bias=first.bias is not None)
     parent, _, attribute = name.rpartition(".")
     setattr(body.get_submodule(parent), attribute, single)
     if model == "googlenet":

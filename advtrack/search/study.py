@@ -329,7 +329,7 @@ def _search_bound(
             while not bounds.settled(TOLERANCE) and progress.n < search.trials:
                 study.optimize(objective, n_trials=1)
                 progress.update()
-            missed, reached = bounds.bracket()
+            _, reached = bounds.bracket()
             bound = reached if np.isfinite(reached) else eps_range.high
             outcome = search.strike(network, samples, eps=bound, max_iter=longest)
             success = outcome.success.cpu().numpy()

@@ -27,11 +27,10 @@ def run(options: Training) -> str:
     )
     standard = registry.resolve(options.dataset, options.representation, options.model, registry.STANDARD)
     if standard.tags["store_digest"] != store.digest:
+        size = f"--height {store.clip['height']} --width {store.clip['width']}"
         raise InputError(
-            f"{standard} was trained on other spectrograms than the {store.clip['height']} x {store.clip['width']} ones "
-            f"chosen here; run first: advtrack train --dataset {options.dataset} --representation "
-            f"{options.representation} --model {options.model} --height {store.clip['height']} "
-            f"--width {store.clip['width']}"
+            f"{standard} was trained on other spectrograms than those of {size}; run first: advtrack train "
+            f"--dataset {options.dataset} --representation {options.representation} --model {options.model} {size}"
         )
     fold = int(standard.tags["fold"])
     if fold >= options.folds:

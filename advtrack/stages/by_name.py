@@ -35,9 +35,8 @@ def by_name(option: str, text: str, names: Collection[str]) -> dict[str, str]:
         if not equals:
             name, value = "", name
         if (name and name not in names) or name in values:
-            raise InputError(
-                f"--{option} {text}: give one value and exceptions as NAME=VALUE, NAME one of {', '.join(sorted(names))}"
-            )
+            known = ", ".join(names)
+            raise InputError(f"--{option} {text}: give one value and exceptions as NAME=VALUE, NAME one of {known}")
         values[name] = value
     return values
 

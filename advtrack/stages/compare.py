@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
@@ -54,7 +55,7 @@ def run(options: Comparison) -> tuple[str, Path]:
             "no victim is registered for these cells; run first: "
             + _command(datasets[0], options.representations[0], options.models[0], "plain", ())
         )
-    key = {"records": [asdict(record) for record in records]}
+    key: dict[str, Any] = {"records": [asdict(record) for record in records]}
     key |= {"datasets": datasets, "representations": options.representations, "models": options.models}
     tags = {"datasets": ",".join(datasets), "victims": len(records)}
     params = {**asdict(options), "representations": ",".join(options.representations)}

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from advtrack import data
 from advtrack.data import clip, synthetic
@@ -46,7 +47,8 @@ def run(options: Features) -> str:
     digest = clip.digest(dataset)
     key = {"digest": digest, "representation": options.representation, "augment": options.augment}
     key |= {"height": options.height, "width": options.width, "work_dir": str(Path(options.work_dir).absolute())}
-    identity = {"dataset": dataset.name, "representation": options.representation, "data_digest": digest}
+    identity: dict[str, Any] = {"dataset": dataset.name, "representation": options.representation}
+    identity |= {"data_digest": digest}
     identity |= {"height": options.height, "width": options.width, "augment": options.augment}
     folder = Path(options.work_dir).absolute() / "stores" / _folder_name(identity)
     force = options.force or not (folder / "manifest.json").exists()
@@ -107,10 +109,9 @@ def find_store(
     InputError
         There is none, or there are several to choose from.
     """
+    wanted = {"height": height, "width": width, "store_digest": store_digest}
     tags = {"stage": "features", "dataset": dataset, "representation": representation}
-    tags |= {"height": str(height)} if height else {}
-    tags |= {"width": str(width)} if width else {}
-    tags |= {"store_digest": store_digest} if store_digest else {}
+    tags |= {name: str(value) for name, value in wanted.items() if value}
     by_store = defaultdict(list)
     for found in runs.find(tags, status="FINISHED"):
         folder = Path(runs.tag(found, "store") or "")
@@ -119,8 +120,9 @@ def find_store(
     if not by_store:
         size = f" --height {height}" if height else ""
         size += f" --width {width}" if width else ""
+        digest = f" with digest {store_digest}" if store_digest else ""
         raise InputError(
-            f"no spectrograms of {dataset} as {representation}{f' with digest {store_digest}' if store_digest else ''}; "
+            f"no spectrograms of {dataset} as {representation}{digest}; "
             f"run first: advtrack features --dataset {dataset} --representation {representation}{size}"
             f"{'' if dataset == 'synthetic' else ' --data-dir FOLDER'}"
         )
@@ -134,7 +136,7 @@ def find_store(
     return open_store(folder), found_runs[0].info.run_id
 
 
-def _folder_name(identity: dict[str, object]) -> str:
+def _folder_name(identity: dict[str, Any]) -> str:
     augmented = "-augmented" if identity["augment"] else ""
     size = f"{identity['height']}x{identity['width']}"
     return f"{identity['dataset']}-{identity['representation']}-{size}{augmented}-{str(identity['data_digest'])[:8]}"

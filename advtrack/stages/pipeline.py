@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from advtrack.tracking import registry, runs
 logger = logging.getLogger("advtrack")
 
 CODE_VERSION = 1
-PRESETS = ("demo", "esc10", "paper")
 
 
 @dataclass(frozen=True)
@@ -61,68 +60,37 @@ def run(options: Pipeline) -> Finished:
         A value of the preset is unknown or out of place.
     """
     values = settings(options)
-    device = train.choose_device(options.device).type
-    shared = {"seed": options.seed, "work_dir": options.work_dir, "force": options.force}
-    dataset = values["dataset"]
     for model in values["models"]:
         check_weights(model, weights_of(model, values["weights"]))
+    everywhere: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "work_dir", "force")}
+    everywhere |= {"dataset": values["dataset"]}
+    on_device = {**everywhere, "device": train.choose_device(options.device).type}
+    cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
     with runs.stage_run("main", CODE_VERSION, {}, params=values, tags={"preset": options.preset}, force=True) as stage:
         done = []
         for representation in values["representations"]:
+            extraction = _chosen(values, "height", "width", "augment")
             done.append(
                 features.run(
                     features.Features(
-                        dataset,
-                        options.data_dir,
-                        representation,
-                        values["height"],
-                        values["width"],
-                        values["augment"],
-                        **shared,
+                        data_dir=options.data_dir, representation=representation, **extraction, **everywhere
                     )
                 )
             )
-        cells = [(r, m) for r in values["representations"] for m in values["models"]]
         for representation, model in cells:
-            plain = train.Training(
-                dataset,
-                model,
-                representation,
-                values["height"],
-                values["width"],
-                values["weights"],
-                values["folds"],
-                values["epochs"],
-                values["patience"],
-                values["batch_size"],
-                values["lr"],
-                device=device,
-                **shared,
-            )
-            robust = train.Training(**{**asdict(plain), "eps": values["eps"], "alpha": values["alpha"]})
-            done += [train.run(plain), adversarial_train.run(robust)]
+            training = _chosen(values, "height", "width", "weights", "folds", "epochs", "patience", "batch_size")
+            training |= _chosen(values, "lr", "precision", "alpha")
+            plain = train.Training(model=model, representation=representation, **training, **on_device)
+            done += [train.run(plain), adversarial_train.run(replace(plain, eps=values["eps"]))]
         for representation, model in cells:
+            searching = _chosen(values, "attacks", "target_fooling_rate", "samples", "trials", "max_iter")
+            searching |= {"model": model, "representation": representation, "storage": options.storage}
             for victim in (registry.STANDARD, registry.ROBUST):
-                done.append(
-                    attack.run(
-                        attack.Attacking(
-                            dataset,
-                            model,
-                            representation,
-                            victim,
-                            values["attacks"],
-                            values["target_fooling_rate"],
-                            values["samples"],
-                            values["trials"],
-                            values["max_iter"],
-                            options.storage,
-                            device=device,
-                            **shared,
-                        )
-                    )
-                )
+                done.append(attack.run(attack.Attacking(victim=victim, **searching, **on_device)))
         run_id, report = compare.run(
-            compare.Comparison(dataset, values["representations"], values["models"], options.work_dir, options.force)
+            compare.Comparison(
+                values["dataset"], values["representations"], values["models"], options.work_dir, options.force
+            )
         )
         stage.tags({"lineage": ",".join([*done, run_id])})
         stage.text(json.dumps(values, indent=2), "preset.json")
@@ -154,6 +122,10 @@ def settings(options: Pipeline) -> dict[str, Any]:
                 raise InputError(f"--overrides {name}: unknown {one!r}, choose from {', '.join(known_names)}")
         values[name] = tuple(listed)
     return values
+
+
+def _chosen(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values[name] for name in names}
 
 
 def _typed(override: str, text: str, like: Any) -> Any:
