@@ -18,7 +18,7 @@ from advtrack.attacks.outcome import AttackOutcome
 SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
 
 # All of these are ours: the paper's decay rate and learning rate are lost, and so is its range of the NES variance.
-_SIGMAS = (1e-3, 3e-3, 1e-2, 3e-2)
+_SIGMAS = (1e-3, 3e-3, 1e-2)
 _MOMENTUM = 0.95
 # The box shrinks by a fraction of itself: by half at most and at first, by a hundredth at least.
 _LARGEST_DECAY, _SMALLEST_DECAY, _GROWTH = 0.5, 0.01, 1.5
@@ -61,8 +61,8 @@ def pia(
     eps : float
         Stop when an example lies within this l-inf distance; 0 for as near as it gets.
     sigma : float, optional
-        Standard deviation of the draws. By default a line search takes, for each sample, the one of 0.001, 0.003, 0.01
-        and 0.03 whose gradient raises the target's score most in one step.
+        Standard deviation of the draws. By default a line search takes, for each sample, the one of 0.001, 0.003 and
+        0.01 whose gradient raises the target's score most in one step.
     learning_rate : float
         Largest step of a feature.
     samples_per_draw : int
@@ -82,7 +82,7 @@ def pia(
     -------
     AttackOutcome
         The nearest example, in l-inf, that the victim takes for the target. ``first_success`` is 0 if the start (or x
-        itself) is one. ``forwards`` are the queries: about 20, the line search's 4 (``samples_per_draw`` + 1), and
+        itself) is one. ``forwards`` are the queries: about 20, the line search's 3 (``samples_per_draw`` + 1), and
         ``samples_per_draw`` and one or a few per iteration. ``backwards`` are 0.
     """
     if not targeted:

@@ -88,6 +88,8 @@ def build(model: str, classes: int, *, weights: str = "none", mean: float = 0.0,
     """
     check_weights(model, weights)
     body = _body(model, classes)
+    if model in ("alexnet", "vgg16"):
+        _initialise(body)
     if weights != "none":
         source = _download(model) if weights == "imagenet" else _read_weights(Path(weights))
         _transfer(source, body, weights)
@@ -110,6 +112,16 @@ def _body(model: str, classes: int) -> nn.Module:
     if model == "googlenet":
         body.transform_input = False
     return body
+
+
+def _initialise(body: nn.Module) -> None:
+    """Initial weights of He et al. 2015 throughout: without BatchNorm, torchvision's own fade over eight layers and
+    more, and training from scratch stays at chance for many epochs."""
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _download(model: str) -> dict[str, Tensor]:

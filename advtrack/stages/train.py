@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -202,19 +203,20 @@ def _train_fold(
     child.text(_predictions(store, parts.test, scores), "test_predictions.csv")
     child.dataset(options.dataset, store.digest, str(identity["features_run"]))
 
-    folder = Path(options.work_dir) / "checkpoints" / child.run_id
     training = {**asdict(settings), "kind": options.kind, "fold": fold, "weights": weights}
     training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
     description = Description(
         options.model, options.representation, options.dataset, store.classes, store.shape, dict(store.clip), training
     )
-    save(folder, network, description)
+    with TemporaryDirectory() as folder:
+        save(Path(folder) / "checkpoint", network, description)
+        model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
     tags = {**identity, "fold": fold, "accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
     tags |= {"height": store.clip["height"], "width": store.clip["width"], "seed": options.seed}
     tags |= {} if options.eps is None else {"eps": options.eps, "alpha": options.alpha}
     registered = registry.register(
         name,
-        log_victim(child.run_id, folder),
+        model_uri,
         child.run_id,
         tags,
         f"{options.kind} training, fold {fold}: test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}",

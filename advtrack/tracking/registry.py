@@ -129,7 +129,8 @@ def resolve(dataset: str, representation: str, model: str, victim: str) -> Regis
 def download(version: Registered) -> Path:
     """Local folder with the checkpoint of a version."""
     folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
-    return folder / "artifacts" / "checkpoint"
+    (checkpoint,) = (folder / "artifacts").iterdir()
+    return checkpoint
 
 
 def tag(version: Registered, values: Mapping[str, Any]) -> None:

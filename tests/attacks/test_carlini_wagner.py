@@ -149,8 +149,8 @@ def test_first_success_counts_iterations_through_all_constants(linear_victim, cl
     network = linear_victim(classes=2)
     x = clips(1, margin=0.3)
     t = 1 - predict(network, x)
-    # Far too small a constant: nothing in its ten iterations, nor in those of the next, ten times larger.
-    outcome = carlini_wagner(network, x, t, initial_const=1e-9, max_iter=10, abort_early=False, binary_search_steps=12)
+    # Far too small a constant: nothing in its ten iterations, nor in those of the next two, ten times larger each.
+    outcome = carlini_wagner(network, x, t, initial_const=1e-13, max_iter=10, abort_early=False, binary_search_steps=12)
     assert outcome.success.item() and outcome.first_success.item() > 20
 
 

@@ -91,7 +91,7 @@ def test_a_black_box_is_only_asked_and_every_query_is_counted(attacked):
     assert victim.largest <= 32
     assert not outcome.backwards.any()
     # Two first looks, the bisection, the line search, and at least one proposal an iteration.
-    assert (outcome.forwards >= 2 + 10 + 4 * 11 + 6 * 11).all()
+    assert (outcome.forwards >= 2 + 10 + 3 * 11 + 6 * 11).all()
 
 
 def test_only_the_order_and_scores_of_the_top_classes_matter(attacked):
