@@ -36,16 +36,17 @@ clean:
 	find advtrack tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: touched when done, so that a call cut short is made good by the next, and a second call has nothing to do.
-.venv/.installed: pyproject.toml | .venv/.made
+.venv/.installed: pyproject.toml .venv/.made
 	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml | .venv/.made
+.venv/.installed-dev: pyproject.toml .venv/.made
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch .venv/.installed $@
 
 .venv/.made:
-	@if $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then touch $@; exit; fi; \
+	@if { $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' && $(BIN)/python -m ensurepip; } \
+		>/dev/null 2>&1; then touch $@; exit; fi; \
 	for python in $(CANDIDATES); do \
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "creating .venv with $$("$$python" --version)"; \

@@ -66,6 +66,11 @@ def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return fooled & logits.isfinite().all(1)
 
 
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """One value per sample, shape (N,), as (N, 1, ...): it multiplies, or bounds, inputs like ``x``."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def in_batches(
     attack: Callable[..., AttackOutcome], network: nn.Module, x: Tensor, y: Tensor, batch_size: int, **params: Any
 ) -> AttackOutcome:

@@ -8,7 +8,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
+from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, per_sample
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {
@@ -121,11 +121,11 @@ def carlini_wagner(
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
-                hinge = margin.clamp(min=-confidence)
+                hinge = margin.detach().clamp(min=-confidence)
                 going = (best[active] > 0) & hinge.isfinite()
                 if abort_early and iteration > 0:
                     # The sum that Eq. 5 minimises.
-                    loss = l2.square() + const[active] * hinge.detach()
+                    loss = l2.square() + const[active] * hinge
                     lowest[active] = lowest[active].minimum(loss)
                     if iteration % window == 0:
                         going &= lowest[active] < earlier[active] - 1e-3 * lowest[active].abs()
@@ -133,8 +133,9 @@ def carlini_wagner(
                 if iteration == max_iter or not going.any():
                     break
 
-                # A batch goes backwards as a whole: samples that leave here get a row of zeros, and are charged for it.
-                (slope,) = torch.autograd.grad(hinge[going].sum(), x_k)
+                # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
+                # whole: samples that leave here get a row of zeros, and are charged for it.
+                (slope,) = torch.autograd.grad(margin[going & ~fooled].sum(), x_k)
                 backwards[active] += 1
                 going &= slope.flatten(1).isfinite().all(1)
                 if not going.all():
@@ -142,13 +143,15 @@ def carlini_wagner(
                     x_0, w_0, w, mean, square = x_0[going], w_0[going], w[going], mean[going], square[going]
                     delta, slope, hinge = delta[going], slope[going], hinge[going]
                 if iteration == 0:
-                    missing, steepness = hinge.detach() + confidence, slope.flatten(1).norm(dim=1)
+                    # A tie lacks nothing, and yet has to move.
+                    missing = (hinge + confidence).clamp(min=1e-6)
+                    steepness = slope.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
                     distance = missing / steepness
                     guess = (_HEADROOM * 2 * missing / steepness.square()).clamp(1e-10, 1e10)
                     const[active] = const[active].where(const[active].isfinite(), guess)
 
                 # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
-                gradient = (2 * delta + _like(const[active], x) * slope) * (1 - w.tanh().square()) / 2
+                gradient = (2 * delta + per_sample(const[active], x) * slope) * (1 - w.tanh().square()) / 2
                 mean.lerp_(gradient, 1 - _BETA_1)
                 square.lerp_(gradient.square(), 1 - _BETA_2)
                 iterations[active] += 1
@@ -158,7 +161,7 @@ def carlini_wagner(
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
                     length = (learning_rate * step * (1 - w.tanh().square()) / 2).flatten(1).norm(dim=1)
                     rate[active] = learning_rate * (distance / length).clamp(max=1)
-                w -= _like(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
+                w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
 
             upper = const.where(solved, upper)
             lower = lower.where(solved, const)
@@ -179,11 +182,6 @@ def _margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     own = logits.gather(1, y[:, None]).squeeze(1)
     others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return others - own if targeted else own - others
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Values per sample, shaped to multiply images."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class CarliniWagner(Attack):

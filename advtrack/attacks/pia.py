@@ -12,7 +12,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
@@ -110,9 +110,10 @@ def pia(
         led, low = active[leads[active]], torch.zeros_like(box)
         for _ in range(_BISECTIONS):
             middle = (low[led] + box[led]) / 2
-            holds = scores(_project(x_adv[led], x[led], middle), led)[2]
+            projected = _project(x_adv[led], x[led], middle)
+            holds = scores(projected, led)[2]
+            x_adv[led[holds]] = projected[holds]
             box[led], low[led] = middle.where(holds, box[led]), low[led].where(holds, middle)
-        x_adv = _project(x_adv, x, box)
         nearest, best = x_adv.clone(), box.where(leads, torch.inf)
 
         spread = torch.full_like(box, sigma or 0.0)
@@ -121,9 +122,8 @@ def pia(
             for candidate in _SIGMAS:
                 tried = torch.full_like(box, candidate)[active]
                 slope = _nes_gradient(scores, x_adv, active, tried, noise)
-                score = scores(_project(x_adv[active] + learning_rate * slope.sign(), x[active], box[active]), active)[
-                    0
-                ]
+                moved = x_adv[active] + learning_rate * slope.sign()
+                score = scores(_project(moved, x[active], box[active]), active)[0]
                 raised = active[score > highest[active]]
                 highest[active] = score.maximum(highest[active])
                 spread[raised] = candidate
@@ -148,7 +148,7 @@ def pia(
             seeking = active
             while len(seeking):
                 smaller = (box[seeking] * (1 - shrinkage[seeking])).clamp(min=eps)
-                moved = x_adv[seeking] + _like(step[seeking], x) * velocity[seeking].sign()
+                moved = x_adv[seeking] + per_sample(step[seeking], x) * velocity[seeking].sign()
                 proposal = _project(moved, x[seeking], smaller)
                 _, shown, leading = scores(proposal, seeking)
 
@@ -182,7 +182,7 @@ def pia(
     success = first_success >= 0
     return AttackOutcome.of(
         x,
-        nearest.where(_like(success, x), x_adv),
+        nearest.where(per_sample(success, x), x_adv),
         success=success,
         first_success=first_success,
         forwards=scores.queries,
@@ -240,12 +240,7 @@ def _nes_gradient(scores: _TopScores, x_adv: Tensor, samples: Tensor, spread: Te
 
 def _project(points: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     """The nearest points within ``eps`` (one per sample) of ``x`` and within [0, 1]."""
-    return points.clamp(x - _like(eps, x), x + _like(eps, x)).clamp(0, 1)
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Values per sample, shaped to multiply images."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
+    return points.clamp(x - per_sample(eps, x), x + per_sample(eps, x)).clamp(0, 1)
 
 
 class PIA(Attack):

@@ -32,7 +32,7 @@ logger = logging.getLogger("advtrack")
 CODE_VERSION = 1
 FOLDS = 5
 #: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
-DEFAULT_LR = {"alexnet": 3e-4, "vgg16": 1e-4}
+DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
 
 

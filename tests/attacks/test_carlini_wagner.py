@@ -149,8 +149,8 @@ def test_first_success_counts_iterations_through_all_constants(linear_victim, cl
     network = linear_victim(classes=2)
     x = clips(1, margin=0.3)
     t = 1 - predict(network, x)
-    # Far too small a constant: nothing in its ten iterations, nor in those of the next two, ten times larger each.
-    outcome = carlini_wagner(network, x, t, initial_const=1e-13, max_iter=10, abort_early=False, binary_search_steps=12)
+    # Far too small a constant: nothing in its ten iterations, nor in those of the next two, each ten times larger.
+    outcome = carlini_wagner(network, x, t, initial_const=1e-6, max_iter=10, abort_early=False, binary_search_steps=12)
     assert outcome.success.item() and outcome.first_success.item() > 20
 
 
@@ -160,6 +160,29 @@ def test_an_adversarial_input_is_left_alone(attacked, targeted):
     outcome = carlini_wagner(network, x, y if targeted else t, targeted=targeted)
     assert outcome.success.all() and not outcome.first_success.any() and not outcome.backwards.any()
     assert (outcome.forwards == 1).all() and torch.equal(outcome.x_adv, x)
+
+
+def test_a_tie_is_broken(linear_victim):
+    network = linear_victim(classes=2)
+    with torch.no_grad():
+        network[1].bias.zero_()
+        network[1].weight[0] = network[1].weight[1].flip(0)
+    x = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64)
+    logits = network(x)
+    t = 1 - logits.argmax(1)
+    assert (logits[0, 0] - logits[0, 1]).abs() < 1e-12
+    outcome = carlini_wagner(network, x, t)
+    assert outcome.success.item() and 0 < outcome.l2.item() < 1e-3
+
+
+def test_a_constant_victim_is_not_fooled(linear_victim, clips):
+    network = linear_victim()
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].bias.zero_()
+    x = clips(3)
+    outcome = carlini_wagner(network, x, torch.full((3,), 2))
+    assert not outcome.success.any() and torch.equal(outcome.x_adv, x)
 
 
 @pytest.mark.parametrize("max_iter", [1, 7])

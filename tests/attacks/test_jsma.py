@@ -80,18 +80,20 @@ def test_gamma_bounds_the_features_that_change(attacked):
 
 
 def test_a_small_theta_changes_a_feature_again_until_it_saturates(linear_victim):
-    network = linear_victim(classes=2, shape=(1, 1, 2))
+    network = linear_victim(classes=2, shape=(1, 1, 3))
     with torch.no_grad():
-        network[1].weight.copy_(torch.tensor([[-3.0, -1.0], [3.0, 1.0]]))
-        network[1].bias.copy_(torch.tensor([4.5, 0.0]))
-    x, t = torch.zeros(1, 1, 1, 2, dtype=torch.float64), torch.tensor([1])
-    # Z_1 - Z_0 = 6 a + 2 b - 4.5 turns positive with a at 1, in the fourth step.
+        network[1].weight.copy_(torch.tensor([[-3.0, -1.0, 0.0], [3.0, 1.0, 0.0]]))
+        network[1].bias.zero_()
+    x, t = torch.zeros(1, 1, 1, 3, dtype=torch.float64), torch.tensor([1])
+    # Z_1 - Z_0 = 6 a + 2 b - 4.6 turns positive with a at 1, in the fourth step.
+    network[1].bias.data[0] = 4.6
     outcome = jsma(network, x, t, theta=0.25)
-    assert outcome.x_adv.flatten().tolist() == [1.0, 0.0] and outcome.first_success.item() == 4
-    with torch.no_grad():
-        network[1].bias[0] = 6.9  # now a saturates first, and b goes on
+    assert outcome.x_adv.flatten().tolist() == [1.0, 0.0, 0.0]
+    assert outcome.first_success.item() == 4
+    # With 6.9 to make up for, a saturates first, and b goes on.
+    network[1].bias.data[0] = 6.9
     outcome = jsma(network, x, t, theta=0.25)
-    assert outcome.x_adv.flatten().tolist() == [1.0, 0.5]
+    assert outcome.x_adv.flatten().tolist() == [1.0, 0.5, 0.0]
     assert outcome.first_success.item() == 6
 
 
