@@ -24,8 +24,8 @@ def _choice(names: tuple[str, ...], *extra: str) -> click.Choice:
     return click.Choice([*names, *extra])
 
 
-class _SeedFreeFloat(click.FloatRange):
-    """A float in a range; 'nan' is none."""
+class _Number(click.FloatRange):
+    """A float in a range. click lets 'nan' through, which no range holds."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         number = super().convert(value, param, ctx)
@@ -34,8 +34,8 @@ class _SeedFreeFloat(click.FloatRange):
         return number
 
 
-RATE = _SeedFreeFloat(0, 1)
-POSITIVE_RATE = _SeedFreeFloat(0, 1, min_open=True)
+RATE = _Number(0, 1)
+POSITIVE_RATE = _Number(0, 1, min_open=True)
 
 _dataset = click.option("--dataset", type=_choice(DATASETS), default="synthetic", show_default=True)
 _dataset_or_auto = click.option(
@@ -45,18 +45,15 @@ _dataset_or_auto = click.option(
     show_default=True,
     help="auto: the one with a registered model.",
 )
-_data_dir = click.option("--data-dir", default="", help="Folder of the data set's release; generated for synthetic.")
+_data_dir = click.option("--data-dir", default="", help="Folder of the data set's release, read by features and main.")
 _seed = click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 _device = click.option("--device", type=_choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
 _work_dir = click.option(
-    "--work-dir", default="work", show_default=True, help="Where stores, checkpoints and the report go."
+    "--work-dir", default="work", show_default=True, help="Where stores, unfinished training and the report go."
 )
 _force = click.option("--force", is_flag=True, help="Redo what is already done.")
-_height = click.option(
-    "--height", type=click.IntRange(0), default=0, show_default=True, help="0: the only size there is."
-)
-_width = click.option(
-    "--width", type=click.IntRange(0), default=0, show_default=True, help="0: the only size there is."
+_features_run = click.option(
+    "--features-run", default="", help="MLflow run that made the spectrograms; empty: the only one that fits."
 )
 _representation = click.option(
     "--representation", type=_choice(REPRESENTATIONS, "all"), default="stft", show_default=True
@@ -84,8 +81,7 @@ _training = _options(
     _data_dir,
     _model,
     _representation,
-    _height,
-    _width,
+    _features_run,
     click.option(
         "--weights",
         default="none",
@@ -102,7 +98,7 @@ _training = _options(
         help="Epochs without improvement before a fold stops; 0: the best epoch of all counts.",
     ),
     click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
-    click.option("--lr", type=_SeedFreeFloat(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
+    click.option("--lr", type=_Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
     click.option(
         "--precision",
         type=_choice(("fp32", "bf16")),
@@ -154,7 +150,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--augment", type=bool, default=False, show_default=True, help="Add four pitch-shifted copies per clip.")
 @_options(_seed, _device, _work_dir, _force)
 @_stage
-def features(representation: str, device: str, **options: Any) -> None:
+def features(representation: str, seed: int, device: str, **options: Any) -> None:
     """Turn clips into a spectrogram store."""
     from advtrack.stages.features import Features, run
     from advtrack.tracking.runs import umbrella
@@ -195,7 +191,7 @@ def adv_train(**options: Any) -> None:
     "--samples",
     default="0",
     show_default=True,
-    help="Test clips attacked, 0 for all; with exceptions by attack, as 30,pia=10.",
+    help="Test clips attacked, as 30,pia=10; 0: all, but 30 for jsma and 10 for pia.",
 )
 @click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Trials per study, at most.")
 @click.option(
@@ -258,13 +254,27 @@ def promote(data_dir: str, seed: int, device: str, work_dir: str, **options: Any
 @_stage
 def main(**options: Any) -> None:
     """Run every stage in order, skipping what is already done."""
-    from advtrack.stages.pipeline import Pipeline, run
+    from advtrack.stages.pipeline import Pipeline, run, settings
 
-    finished = run(Pipeline(**options))
+    pipeline = Pipeline(**options)
+    values = settings(pipeline)
+    _check_ranges(values)
+    finished = run(pipeline, values)
     click.echo("\n" + "\n".join(finished.tables))
     click.echo(f"Report:            {finished.report}")
     click.echo(f"MLflow UI:         {_tool('mlflow')} ui")
     click.echo(f"Optuna dashboard:  {_tool('optuna-dashboard')} {options['storage']}")
+
+
+def _check_ranges(values: dict[str, Any]) -> None:
+    """Hold the values of a preset against the options of the same names."""
+    for command in (features, train, adv_train, attack):
+        for option in command.params:
+            if option.name in values:
+                try:
+                    option.type.convert(values[option.name], option, None)
+                except click.BadParameter as error:
+                    raise InputError(f"--overrides {option.name}={values[option.name]}: {error.message}") from None
 
 
 def _train(stage: str, run: Callable[[Any], str], options: dict[str, Any]) -> None:
@@ -309,7 +319,11 @@ def _tool(name: str) -> str:
 
 def _prepare_logging() -> None:
     """Our own lines plainly to standard error; of the libraries, warnings only."""
+    import os
     import warnings
+
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("advtrack")

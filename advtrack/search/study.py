@@ -230,7 +230,13 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def search_budget(
-    network: nn.Module, samples: Samples, search: Search, storage: BaseStorage, study_name: str, title: str
+    network: nn.Module,
+    samples: Samples,
+    search: Search,
+    storage: BaseStorage,
+    study_name: str,
+    title: str,
+    fresh: bool = False,
 ) -> BudgetResult:
     """Find the smallest budget with which an attack fools a victim at the target rate.
 
@@ -251,8 +257,12 @@ def search_budget(
         Name of the study.
     title : str
         Of the progress bar and the dashboard's note.
+    fresh : bool
+        Forget an earlier study of this name.
     """
     with _quiet():
+        if fresh and study_name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=study_name, storage=storage)
         if search.spec.minimises:
             result = _search_settings(network, samples, search, storage, study_name, title)
         else:
@@ -273,8 +283,10 @@ def transferred_fooling_rate(
     with _quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
     for trial in study.get_trials(states=(TrialState.COMPLETE,)):
-        run = _settings_of(trial, search)
-        if run == {**budget.settings, **({} if "max_iter" not in run else {"max_iter": float(budget.iterations)})}:
+        settings = {name: value for name, value in _settings_of(trial, search).items() if name != "max_iter"}
+        longest = trial.user_attrs["longest"]
+        tells_shorter = search.spec.shorter_runs == "first_success" and longest > budget.iterations
+        if settings == budget.settings and (tells_shorter or longest == budget.iterations):
             evidence = trial.user_attrs[_EVIDENCE]
             break
     else:
@@ -380,6 +392,7 @@ def _search_settings(
         evidence = _evidence(outcome)
         budget, success = _smallest(evidence, needed, search, settings, samples)
         trial.set_user_attr(_EVIDENCE, evidence)
+        trial.set_user_attr("longest", int(settings.get("max_iter", longest)))
         trial.set_user_attr("passes", _spent(outcome))
         trial.set_user_attr("fooling_rate", float(success.mean()))
         trial.set_user_attr("reached", bool(success.sum() >= needed))

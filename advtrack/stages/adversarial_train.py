@@ -22,15 +22,14 @@ def run(options: Training) -> str:
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
-    store, features_run = find_store(
-        dataset=options.dataset, representation=options.representation, height=options.height, width=options.width
-    )
     standard = registry.resolve(options.dataset, options.representation, options.model, registry.STANDARD)
+    features_run = options.features_run or standard.tags["features_run"]
+    store, _ = find_store(options.dataset, options.representation, features_run=features_run)
     if standard.tags["store_digest"] != store.digest:
-        size = f"--height {store.clip['height']} --width {store.clip['width']}"
         raise InputError(
-            f"{standard} was trained on other spectrograms than those of {size}; run first: advtrack train "
-            f"--dataset {options.dataset} --representation {options.representation} --model {options.model} {size}"
+            f"--features-run {features_run}: {standard} was trained on other spectrograms; run first: advtrack train "
+            f"--dataset {options.dataset} --representation {options.representation} --model {options.model} "
+            f"--features-run {features_run}"
         )
     fold = int(standard.tags["fold"])
     if fold >= options.folds:

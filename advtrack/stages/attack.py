@@ -90,11 +90,7 @@ def run(options: Attacking) -> str:
     device = choose_device(options.device)
     victim = checkpoint.load(registry.download(version), device)
     training = victim.description.training
-    store, _ = find_store(
-        dataset=victim.description.dataset,
-        representation=options.representation,
-        store_digest=training["store_digest"],
-    )
+    store, _ = find_store(victim.description.dataset, options.representation, store_digest=training["store_digest"])
     plain = _plain_budgets(version, options) if training["kind"] == "adversarial" else {}
     keys = {attack: _attack_key(options, attack, victim, plain.get(attack)) for attack in options.attacks}
     tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
@@ -112,7 +108,9 @@ def run(options: Attacking) -> str:
                 struck = _strike_list(victim, store, options, search, device)
                 study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
                 title = f"{attack} on {version} ({training['kind']})"
-                result = search_budget(victim.network, struck.samples, search, storage, study, title)
+                result = search_budget(
+                    victim.network, struck.samples, search, storage, study, title, fresh=options.force
+                )
                 transferred = None
                 if attack in plain:
                     transferred = transferred_fooling_rate(
@@ -256,7 +254,9 @@ def _log_record(stage: runs.StageRun, record: AttackRecord, budget: Budget, key:
     metrics |= {"samples": record.samples, "passes": record.passes}
     if record.transferred_fooling_rate is not None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
-    stage.metrics({f"{record.attack}/{name}": round(value, 6) for name, value in metrics.items() if value == value})
+    stage.metrics(
+        {f"{record.attack}/{name}": float(f"{value:.6g}") for name, value in metrics.items() if value == value}
+    )
     stage.text(json.dumps({**asdict(record), "settings": budget.settings}, indent=2), f"{record.attack}/result.json")
     stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
 

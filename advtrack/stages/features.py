@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from advtrack import data
 from advtrack.data import clip, synthetic
 from advtrack.errors import InputError
 from advtrack.reporting.figures import class_figure
-from advtrack.representations.store import SpectrogramSet, extract, open_store
+from advtrack.representations.store import MANIFEST, SpectrogramSet, extract, open_store
 from advtrack.tracking import runs
 
 logger = logging.getLogger("advtrack")
@@ -30,7 +30,6 @@ class Features:
     height: int
     width: int
     augment: bool
-    seed: int
     work_dir: str
     force: bool = False
 
@@ -43,7 +42,7 @@ def run(options: Features) -> str:
     InputError
         The data set's folder is not as its layout asks, or has files that cannot be read.
     """
-    dataset = data.load(options.dataset, data_folder(options.dataset, options.data_dir, options.work_dir, options.seed))
+    dataset = data.load(options.dataset, data_folder(options.dataset, options.data_dir, options.work_dir))
     digest = clip.digest(dataset)
     key = {"digest": digest, "representation": options.representation, "augment": options.augment}
     key |= {"height": options.height, "width": options.width, "work_dir": str(Path(options.work_dir).absolute())}
@@ -51,12 +50,14 @@ def run(options: Features) -> str:
     identity |= {"data_digest": digest}
     identity |= {"height": options.height, "width": options.width, "augment": options.augment}
     folder = Path(options.work_dir).absolute() / "stores" / _folder_name(identity)
-    force = options.force or not (folder / "manifest.json").exists()
+    force = options.force or not (folder / MANIFEST).exists()
     with runs.stage_run("features", CODE_VERSION, key, params=asdict(options), tags=identity, force=force) as stage:
         if stage.reused:
             return stage.run_id
         stage.dataset(dataset.name, digest, str(dataset.clips[0].path.parent))
         clip.check(dataset)
+        if options.force:
+            shutil.rmtree(folder, ignore_errors=True)
         store = extract(
             dataset,
             options.representation,
@@ -69,13 +70,13 @@ def run(options: Features) -> str:
         )
         stage.tags({"store": folder, "store_digest": store.digest})
         stage.metrics({"clips": len(dataset.clips), "images": len(store.y), "classes": len(store.classes)})
-        stage.data((folder / "manifest.json").read_bytes(), "manifest.json")
+        stage.data((folder / MANIFEST).read_bytes(), MANIFEST)
         stage.data(class_figure(*_one_of_each(store), options.representation), "classes.png")
         logger.info("features: %d images of %s in %s", len(store.y), options.representation, folder)
         return stage.run_id
 
 
-def data_folder(dataset: str, data_dir: str, work_dir: str, seed: int) -> Path:
+def data_folder(dataset: str, data_dir: str, work_dir: str) -> Path:
     """Where the clips lie: ``data_dir``, or for 'synthetic' without one, clips generated under ``work_dir``.
 
     Raises
@@ -86,12 +87,12 @@ def data_folder(dataset: str, data_dir: str, work_dir: str, seed: int) -> Path:
     if data_dir:
         return Path(data_dir)
     if dataset == "synthetic":
-        return synthetic.generate(Path(work_dir) / f"synthetic-{seed}", seed)
+        return synthetic.generate(Path(work_dir) / "synthetic")
     raise InputError(f"--data-dir: {dataset} needs the folder of its release, e.g. --data-dir path/to/{dataset}")
 
 
 def find_store(
-    *, dataset: str, representation: str, height: int = 0, width: int = 0, store_digest: str = ""
+    dataset: str, representation: str, *, features_run: str = "", store_digest: str = ""
 ) -> tuple[SpectrogramSet, str]:
     """The store that a finished ``features`` run made, and that run.
 
@@ -99,41 +100,37 @@ def find_store(
     ----------
     dataset, representation : str
         Names.
-    height, width : int
-        Of the spectrogram; 0 for the only size there is.
+    features_run : str
+        The run meant; empty for the only one there is.
     store_digest : str
-        Of the one store meant; empty for any.
+        Digest of the store meant; empty for any.
 
     Raises
     ------
     InputError
         There is none, or there are several to choose from.
     """
-    wanted = {"height": height, "width": width, "store_digest": store_digest}
     tags = {"stage": "features", "dataset": dataset, "representation": representation}
-    tags |= {name: str(value) for name, value in wanted.items() if value}
-    by_store = defaultdict(list)
+    tags |= {"store_digest": store_digest} if store_digest else {}
+    stores: dict[Path, str] = {}
     for found in runs.find(tags, status="FINISHED"):
         folder = Path(runs.tag(found, "store") or "")
-        if (folder / "manifest.json").exists():
-            by_store[folder].append(found)
-    if not by_store:
-        size = f" --height {height}" if height else ""
-        size += f" --width {width}" if width else ""
-        digest = f" with digest {store_digest}" if store_digest else ""
+        if (folder / MANIFEST).exists() and features_run in ("", found.info.run_id):
+            stores.setdefault(folder, found.info.run_id)
+    if not stores:
+        which = f" of run {features_run}" if features_run else f" with digest {store_digest}" if store_digest else ""
+        folder_option = "" if dataset == "synthetic" else " --data-dir FOLDER"
         raise InputError(
-            f"no spectrograms of {dataset} as {representation}{digest}; "
-            f"run first: advtrack features --dataset {dataset} --representation {representation}{size}"
-            f"{'' if dataset == 'synthetic' else ' --data-dir FOLDER'}"
+            f"no spectrograms of {dataset} as {representation}{which}; run first: "
+            f"advtrack features --dataset {dataset} --representation {representation}{folder_option}"
         )
-    if len(by_store) > 1:
-        candidates = ", ".join(sorted(folder.name for folder in by_store))
+    if len(stores) > 1:
+        candidates = ", ".join(f"{run_id} ({folder.name})" for folder, run_id in sorted(stores.items()))
         raise InputError(
-            f"several stores of {dataset} as {representation} ({candidates}): say which with --height and --width, "
-            "and remove those of data you no longer use"
+            f"several stores of {dataset} as {representation}: choose one with --features-run: {candidates}"
         )
-    ((folder, found_runs),) = by_store.items()
-    return open_store(folder), found_runs[0].info.run_id
+    ((folder, run_id),) = stores.items()
+    return open_store(folder), run_id
 
 
 def _folder_name(identity: dict[str, Any]) -> str:

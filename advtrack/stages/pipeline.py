@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from advtrack.models import MODELS
 from advtrack.models.zoo import check_weights
 from advtrack.representations import REPRESENTATIONS
 from advtrack.stages import adversarial_train, attack, compare, features, train
+from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.train import weights_of
 from advtrack.tracking import registry, runs
 
@@ -51,15 +53,14 @@ class Finished:
     report: Path
 
 
-def run(options: Pipeline) -> Finished:
-    """Run the whole experiment of a preset.
+def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
+    """Run the whole experiment of a preset, whose ``values`` come from ``settings``.
 
     Raises
     ------
     InputError
         A value of the preset is unknown or out of place.
     """
-    values = settings(options)
     for model in values["models"]:
         check_weights(model, weights_of(model, values["weights"]))
     everywhere: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "work_dir", "force")}
@@ -67,20 +68,18 @@ def run(options: Pipeline) -> Finished:
     on_device = {**everywhere, "device": train.choose_device(options.device).type}
     cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
     with runs.stage_run("main", CODE_VERSION, {}, params=values, tags={"preset": options.preset}, force=True) as stage:
-        done = []
+        stores = {}
         for representation in values["representations"]:
-            extraction = _chosen(values, "height", "width", "augment")
-            done.append(
-                features.run(
-                    features.Features(
-                        data_dir=options.data_dir, representation=representation, **extraction, **everywhere
-                    )
-                )
+            extraction = _chosen(values, "dataset", "height", "width", "augment")
+            extraction |= {"representation": representation, "data_dir": options.data_dir}
+            stores[representation] = features.run(
+                features.Features(**extraction, work_dir=options.work_dir, force=options.force)
             )
+        done = list(stores.values())
         for representation, model in cells:
-            training = _chosen(values, "height", "width", "weights", "folds", "epochs", "patience", "batch_size")
-            training |= _chosen(values, "lr", "precision", "alpha")
-            plain = train.Training(model=model, representation=representation, **training, **on_device)
+            training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "precision")
+            training |= {"model": model, "representation": representation, "alpha": values["alpha"]}
+            plain = train.Training(features_run=stores[representation], **training, **on_device)
             done += [train.run(plain), adversarial_train.run(replace(plain, eps=values["eps"]))]
         for representation, model in cells:
             searching = _chosen(values, "attacks", "target_fooling_rate", "samples", "trials", "max_iter")
@@ -93,7 +92,7 @@ def run(options: Pipeline) -> Finished:
             )
         )
         stage.tags({"lineage": ",".join([*done, run_id])})
-        stage.text(json.dumps(values, indent=2), "preset.json")
+        stage.text(json.dumps(dict(values), indent=2), "preset.json")
         return Finished(compare.read_tables(run_id), report)
 
 
@@ -121,10 +120,13 @@ def settings(options: Pipeline) -> dict[str, Any]:
             if one not in known_names:
                 raise InputError(f"--overrides {name}: unknown {one!r}, choose from {', '.join(known_names)}")
         values[name] = tuple(listed)
+    for attack_name in values["attacks"]:
+        for option in ("samples", "max_iter"):
+            whole_number_for(option.replace("_", "-"), values[option], attack_name, TABLE_ATTACKS)
     return values
 
 
-def _chosen(values: dict[str, Any], *names: str) -> dict[str, Any]:
+def _chosen(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: values[name] for name in names}
 
 

@@ -41,10 +41,12 @@ def run(options: Promotion) -> str:
     # The registry may have moved since an equal promotion, so that none is ever reused.
     with runs.stage_run("promote", CODE_VERSION, {}, params=asdict(options), tags=tags, force=True) as stage:
         accuracy = float(candidate.tags["accuracy"])
-        rates = {
-            attack: record.fooling_rate if record.transferred_fooling_rate is None else record.transferred_fooling_rate
-            for attack, (record, _) in find_records(candidate, TABLE_ATTACKS).items()
-        }
+        found = {attack: record for attack, (record, _) in find_records(candidate, TABLE_ATTACKS).items()}
+        if candidate.tags["training"] == "plain":
+            rates = {attack: record.fooling_rate for attack, record in found.items()}
+        else:
+            under_plain = {attack: record.transferred_fooling_rate for attack, record in found.items()}
+            rates = {attack: rate for attack, rate in under_plain.items() if rate is not None}
         stage.metrics({"accuracy": accuracy, **{f"{attack}/fooling_rate": rate for attack, rate in rates.items()}})
         unmet = []
         if accuracy < options.min_accuracy:
@@ -67,7 +69,7 @@ def run(options: Promotion) -> str:
 
 
 def _unproven(rates: dict[str, float], candidate: registry.Registered) -> list[str]:
-    """Attacks that no finished run has tried on the candidate."""
+    """Attacks without a rate: not tried on the candidate, or before the plain victim's budget was known."""
     missing = [attack for attack in TABLE_ATTACKS if attack not in rates]
     if not missing:
         return []

@@ -34,21 +34,21 @@ FOLDS = 5
 #: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
 DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
+_FINE_TUNING_LR = 2e-4
 
 
 @dataclass(frozen=True)
 class Training:
     """Options of the stage; those of the command line of the same name.
 
-    ``eps`` is None for plain training. ``lr`` 0 stands for the model's own default, ``height`` and ``width`` 0 for
-    the only store there is.
+    ``eps`` is None for plain training. ``lr`` 0 stands for the model's own default, an empty ``features_run`` for the
+    only store there is.
     """
 
     dataset: str
     model: str
     representation: str
-    height: int
-    width: int
+    features_run: str
     weights: str
     folds: int
     epochs: int
@@ -95,9 +95,7 @@ def run(options: Training) -> str:
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
-    store, features_run = find_store(
-        dataset=options.dataset, representation=options.representation, height=options.height, width=options.width
-    )
+    store, features_run = find_store(options.dataset, options.representation, features_run=options.features_run)
     return train_folds(options, weights, store, features_run, standard=None)
 
 
@@ -118,12 +116,13 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
         The fold the alias goes to; None for the most accurate on its early-stopping fold.
     """
     device = choose_device(options.device)
-    settings = _settings(options)
+    settings = _settings(options, weights)
     # What one fold's weights depend on: the number of folds is not among it, so more can be added later.
     determined = {"store": store.digest, "model": options.model, "weights": _weights_key(weights), **asdict(settings)}
     identity = {"dataset": options.dataset, "representation": options.representation, "model": options.model}
     identity |= {"training": options.kind, "store_digest": store.digest, "features_run": features_run}
     params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
+    params["features_run"] = features_run
     key = {**determined, "folds": options.folds, "standard": standard}
     with runs.stage_run(options.stage, CODE_VERSION, key, params=params, tags=identity, force=options.force) as stage:
         name = registry.model_name(options.dataset, options.representation, options.model)
@@ -275,8 +274,9 @@ def child_key(child: runs.StageRun) -> str:
     return runs.tag(runs.get(child.run_id), "fold_key") or child.run_id
 
 
-def _settings(options: Training) -> Settings:
-    lr = options.lr or DEFAULT_LR.get(options.model, _OTHER_LR)
+def _settings(options: Training, weights: str) -> Settings:
+    own_lr = _FINE_TUNING_LR if weights != "none" else DEFAULT_LR.get(options.model, _OTHER_LR)
+    lr = options.lr or own_lr
     return Settings(
         epochs=options.epochs,
         patience=options.patience,

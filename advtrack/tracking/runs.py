@@ -10,7 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +45,8 @@ def connect() -> None:
     try:
         if uri.startswith(("http://", "https://")):
             # A plain request: MLflow's own client retries for minutes before it gives up.
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+            with suppress(urllib.error.HTTPError):  # an answer all the same
+                urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
         if uri.startswith("sqlite:///"):
             _check_writable(Path(uri.removeprefix("sqlite:///")))
         _experiment_id()
@@ -94,10 +95,12 @@ class StageRun:
     reused: bool = False
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; those the run has already (``mlflow run`` logs its own) stay as they are."""
+        """Log parameters. ``mlflow run`` has logged its own, for good: what they resolved to becomes a tag."""
         known = MlflowClient().get_run(self.run_id).data.params
-        new = [Param(k, str(v)[:_MAX_PARAM_LENGTH]) for k, v in values.items() if k not in known]
+        texts = {name: str(value)[:_MAX_PARAM_LENGTH] for name, value in values.items()}
+        new = [Param(name, text) for name, text in texts.items() if name not in known]
         MlflowClient().log_batch(self.run_id, params=new)
+        self.tags({f"resolved.{n}": t for n, t in texts.items() if n in known and known[n].strip("'") != t})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log metrics at a step."""
@@ -177,7 +180,7 @@ def stage_run(
                 run.tags({"stage": stage, "reused_from": earlier})
         yield StageRun(earlier, reused=True)
         return
-    run_id = attached or _interrupted(digest) or _create(stage)
+    run_id = attached or (None if force else _interrupted(digest)) or _create(stage)
     with _closing(StageRun(run_id)) as run:
         own = {"stage": stage, "resume_key": digest, "pid": os.getpid(), "host": socket.gethostname()}
         run.tags({**tags, **own, "code_version": version})
@@ -243,6 +246,8 @@ def _interrupted(digest: str) -> str | None:
     for run in find({"resume_key": digest}):
         if run.info.status in ("FAILED", "KILLED"):
             MlflowClient().update_run(run.info.run_id, status="RUNNING")
+            if tag(run, "failure"):
+                MlflowClient().delete_tag(run.info.run_id, _PREFIX + "failure")
             logger.info("continuing the interrupted run %s", run.info.run_id)
             return run.info.run_id
     return None
