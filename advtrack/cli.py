@@ -100,6 +100,13 @@ _training = _options(
     click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
     click.option("--lr", type=_Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
     click.option(
+        "--augmentation",
+        type=_choice(("all", "roll", "none")),
+        default="all",
+        show_default=True,
+        help="Time roll with masks and mixup, time roll alone, or none.",
+    ),
+    click.option(
         "--precision",
         type=_choice(("fp32", "bf16")),
         default="fp32",

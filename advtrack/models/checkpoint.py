@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from advtrack.errors import InputError
@@ -75,7 +76,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Victim:
         state = load_file(folder / _WEIGHTS, device=str(device))
         network = build(description.model, len(description.classes)).to(device)
         network.load_state_dict(state)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"{folder}: not a readable checkpoint ({str(error).splitlines()[0]}); train it again"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import urllib.error
 import warnings
 from pathlib import Path
@@ -127,12 +128,21 @@ def _initialise(body: nn.Module) -> None:
 def _download(model: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_weight(_WEIGHTS[model])
     try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (pickle.UnpicklingError, EOFError) as error:  # torch.hub trusts a file that is there already
+        raise InputError(
+            f"--weights imagenet: {_cached(weights.url)} is not a state dict in torch format without code; delete it"
+        ) from error
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"--weights imagenet: cannot download {weights.url} ({error}); put that file into "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or train with --weights none"
+            f"{_cached(weights.url).parent}, or train with --weights none"
         ) from error
+
+
+def _cached(url: str) -> Path:
+    """Where torch.hub keeps the file of an address."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -150,7 +160,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> None:
     """Copy what fits: RGB filters of the first convolution are summed, heads of other class counts stay new."""
     own = body.state_dict()
-    source = {name.removeprefix("body."): tensor for name, tensor in source.items()}
+    source = {str(name).removeprefix("body."): t for name, t in source.items() if isinstance(t, Tensor)}
     fitted = {}
     for name, tensor in own.items():
         given = source.get(name)

@@ -77,8 +77,8 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
             )
         done = list(stores.values())
         for representation, model in cells:
-            training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "precision")
-            training |= {"model": model, "representation": representation, "alpha": values["alpha"]}
+            training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "augmentation")
+            training |= {"model": model, "representation": representation, **_chosen(values, "precision", "alpha")}
             plain = train.Training(features_run=stores[representation], **training, **on_device)
             done += [train.run(plain), adversarial_train.run(replace(plain, eps=values["eps"]))]
         for representation, model in cells:

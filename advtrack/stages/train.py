@@ -60,6 +60,7 @@ class Training:
     work_dir: str
     eps: float | None = None
     alpha: float = 0.5
+    augmentation: str = "all"
     precision: str = "fp32"
     force: bool = False
 
@@ -285,6 +286,7 @@ def _settings(options: Training, weights: str) -> Settings:
         seed=options.seed,
         eps=options.eps,
         alpha=options.alpha,
+        augmentation=options.augmentation,
         precision=options.precision,
     )
 

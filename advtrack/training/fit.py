@@ -55,6 +55,8 @@ class Settings:
         l-inf bound of the FGSM examples of adversarial training, in [0, 1]; None trains plainly.
     alpha : float
         Weight of the clean term of Eq. 13, in (0, 1].
+    augmentation : {'all', 'roll', 'none'}
+        Time roll with masks and mixup, time roll alone, or clips as they are.
     precision : {'fp32', 'bf16'}
         Of the training passes; weights, loss and evaluation are float32 in any case.
     """
@@ -66,6 +68,7 @@ class Settings:
     seed: int
     eps: float | None = None
     alpha: float = 0.5
+    augmentation: str = "all"
     precision: str = "fp32"
 
 
@@ -168,46 +171,54 @@ def probabilities(network: nn.Module, data: Images, indices: np.ndarray, batch_s
     return np.concatenate(parts)
 
 
-def augment(x: Tensor, y: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Vary a batch: circular time roll, SpecAugment masks (Park et al. 2019) and mixup (Zhang et al. 2018).
+def roll(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each clip of a batch (N, C, H, W) in time, its last axis, around a circle and by a random amount."""
+    width = x.shape[3]
+    columns = (torch.arange(width) + torch.randint(width, (len(x), 1), generator=generator)) % width
+    return x.gather(3, columns.to(x.device)[:, None, None, :].expand_as(x))
+
+
+def mask(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Silence a random band of rows and one of columns per clip, up to a sixth each (SpecAugment, Park et al. 2019).
 
     Parameters
     ----------
     x : Tensor, shape (N, C, H, W)
-        Inputs in [0, 1]; time runs along the last axis.
-    y : Tensor of int, shape (N,)
-        Labels.
-    classes : int
-        Number of classes.
+        Inputs in [0, 1].
     generator : torch.Generator
-        Source of all randomness, on the CPU.
+        On the CPU.
+    """
+    for axis in (2, 3):
+        length = x.shape[axis]
+        start = torch.randint(length, (len(x), 1), generator=generator)
+        extent = torch.randint(max(length // 6, 1), (len(x), 1), generator=generator)
+        position = torch.arange(length)
+        hidden = ((position >= start) & (position < start + extent)).to(x.device)
+        shape = (len(x), 1, length, 1) if axis == 2 else (len(x), 1, 1, length)
+        x = x.masked_fill(hidden.view(shape), 0.0)
+    return x
+
+
+def mix(x: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blend each clip with up to 40% of another (mixup, Zhang et al. 2018; the share is ours).
+
+    Parameters
+    ----------
+    x : Tensor, shape (N, C, H, W)
+        Inputs in [0, 1].
+    labels : Tensor, shape (N, classes)
+        Label distributions that sum to 1.
+    generator : torch.Generator
+        On the CPU.
 
     Returns
     -------
-    x : Tensor, shape (N, C, H, W)
-        New inputs in [0, 1].
-    y : Tensor, shape (N, classes)
-        Label distributions that sum to 1.
+    x, labels : Tensor
+        Blended in the same shares.
     """
-    n, _, height, width = x.shape
-
-    def draw(limit: int) -> Tensor:
-        return torch.randint(0, max(limit, 1), (n, 1), generator=generator)
-
-    columns = (torch.arange(width) + draw(width)) % width
-    x = x.gather(3, columns.to(x.device)[:, None, None, :].expand_as(x))
-    for axis, length in ((2, height), (3, width)):
-        start, extent = draw(length), draw(length // 6)
-        position = torch.arange(length)
-        hidden = ((position >= start) & (position < start + extent)).to(x.device)
-        shape = (n, 1, length, 1) if axis == 2 else (n, 1, 1, length)
-        x = x.masked_fill(hidden.view(shape), 0.0)
-    share = torch.rand((n, 1), generator=generator).to(x.device) * 0.4
-    partner = torch.randperm(n, generator=generator).to(x.device)
-    share = share.to(x.dtype)
-    labels = functional.one_hot(y, classes).to(x.dtype)
-    x = x + share[:, :, None, None] * (x[partner] - x)
-    return x, labels + share * (labels[partner] - labels)
+    share = 0.4 * torch.rand((len(x), 1), generator=generator).to(x)
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    return x + share[:, :, None, None] * (x[partner] - x), labels + share * (labels[partner] - labels)
 
 
 def classification_loss(outputs: Any, labels: Tensor) -> Tensor:
@@ -242,7 +253,11 @@ def _train_epoch(
             continue
         x = torch.from_numpy(data.images(batch)).to(device)
         y = torch.from_numpy(data.y[batch]).to(device)
-        x, labels = augment(x, y, classes, generator)
+        labels = functional.one_hot(y, classes).to(x.dtype)
+        if settings.augmentation != "none":
+            x = roll(x, generator)
+        if settings.augmentation == "all":
+            x, labels = mix(mask(x, generator), labels, generator)
         x = x.contiguous(memory_format=torch.channels_last)
 
         def loss(outputs: Any, labels: Tensor = labels) -> Tensor:

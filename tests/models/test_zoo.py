@@ -93,12 +93,15 @@ class Bomb:
 def test_logits_and_the_normalisation_inside(model):
     torch.manual_seed(1)
     network = build(model, 7, mean=0.3, std=0.2).eval()
-    x = torch.rand(2, 1, 64, 64)
+    x, seen = torch.rand(2, 1, 64, 64), []
+    network.body.register_forward_pre_hook(lambda body, arguments: seen.extend(arguments))
     with torch.no_grad():
         logits = network(x)
-        assert logits.shape == (2, 7) and logits.isfinite().all()
+        assert torch.allclose(seen[0], (x - 0.3) / 0.2, atol=1e-6)
         assert torch.equal(logits, network.body((x - 0.3) / 0.2))
-        assert not torch.allclose(logits, network.body(x), rtol=1e-4, atol=1e-7)
+    assert logits.shape == (2, 7) and logits.isfinite().all()
+    first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    assert first.in_channels == 1
 
 
 def test_normalisation_is_of_the_checkpoint_and_not_trained():

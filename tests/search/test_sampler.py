@@ -1,0 +1,33 @@
+"""The sampler hands on what the bounds propose."""
+
+import numpy as np
+import optuna
+
+from advtrack.search.bounds import Bounds
+from advtrack.search.sampler import BoundsSampler
+
+
+def test_eps_is_the_bounds_proposal_at_that_moment():
+    bounds = Bounds(1, 1e-4, 0.3, 1)
+    study = optuna.create_study(sampler=BoundsSampler(bounds, seed=0))
+    proposed = []
+
+    def objective(trial):
+        proposed.append(bounds.proposal())
+        eps = trial.suggest_float("eps", 1e-4, 0.3, log=True)
+        bounds.record(np.array([0]), eps, np.array([eps >= 0.02]))
+        return eps
+
+    study.optimize(objective, n_trials=5)
+    assert [trial.params["eps"] for trial in study.trials] == proposed
+    assert len(set(proposed)) == 5
+
+
+def test_anything_else_is_random_and_repeatable():
+    def drawn(seed):
+        study = optuna.create_study(sampler=BoundsSampler(Bounds(1, 1e-4, 0.3, 1), seed))
+        study.optimize(lambda trial: trial.suggest_float("other", 0, 1), n_trials=4)
+        return [trial.params["other"] for trial in study.trials]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+    assert all(0 <= value <= 1 for value in drawn(3)) and len(set(drawn(3))) == 4

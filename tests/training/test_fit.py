@@ -1,0 +1,274 @@
+"""One fold: learning, the best epoch, patience, being killed, and what augmentation may do."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from advtrack.errors import InputError
+from advtrack.training import fit as module
+from advtrack.training.fit import Epoch, Settings, augment, classification_loss, fit, probabilities
+
+SIDE = 12
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Stripes:
+    """Classes that differ by the row that is bright: no roll in time hides that."""
+
+    def __init__(self, n=120, classes=3, noise=0.2, seed=0):
+        generator = np.random.default_rng(seed)
+        self.y = np.arange(n) % classes
+        self.x = generator.random((n, 1, SIDE, SIDE)).astype(np.float32) * noise
+        for i, label in enumerate(self.y):
+            self.x[i, 0, 3 * label : 3 * label + 3] += 0.7
+
+    def images(self, indices):
+        return self.x[indices]
+
+
+def network(seed=0, dropout=0.2):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d((4, 1)),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(32, 3),
+    )
+
+
+def options(**changes):
+    return Settings(**{"epochs": 6, "patience": 0, "batch_size": 16, "lr": 1e-2, "seed": 1, **changes})
+
+
+def parts(data):
+    return np.arange(90), np.arange(90, len(data.y))
+
+
+def train(net, data, checkpoint, on_epoch=lambda epoch: None, **changes):
+    return fit(net, data, *parts(data), options(**changes), checkpoint, on_epoch)
+
+
+def same_weights(first, second):
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(s, t) for (a, s), (b, t) in pairs)
+
+
+@pytest.mark.parametrize("eps", [None, 0.02])
+def test_learns_what_can_be_learnt(tmp_path, eps):
+    data, net = Stripes(), network()
+    best = train(net, data, tmp_path / "state.pt", epochs=12, eps=eps)
+    assert best.stop_accuracy >= 0.95
+    unseen = Stripes(seed=1)
+    scores = probabilities(net, unseen, np.arange(120))
+    assert (scores.argmax(1) == unseen.y).mean() >= 0.95
+    assert np.allclose(scores.sum(1), 1, atol=1e-5)
+
+
+def test_every_batch_of_adversarial_training_goes_through_eq_13(tmp_path, monkeypatch):
+    calls, original = [], module.adversarial_backward
+
+    def spy(*arguments, **parameters):
+        calls.append(parameters)
+        return original(*arguments, **parameters)
+
+    monkeypatch.setattr(module, "adversarial_backward", spy)
+    plain, robust = network(), network()
+    train(plain, Stripes(), tmp_path / "state.pt", epochs=2)
+    assert not calls
+    train(robust, Stripes(), tmp_path / "state.pt", epochs=2, eps=0.1, alpha=0.3)
+    assert calls == [{"eps": 0.1, "alpha": 0.3}] * 12
+    assert not same_weights(plain, robust)
+
+
+def test_keeps_the_best_epoch(tmp_path):
+    data, net, kept = Stripes(noise=1.5), network(), {}
+
+    def keep(epoch):
+        kept[epoch.number] = (epoch, {name: t.clone() for name, t in net.state_dict().items()})
+
+    best = train(net, data, tmp_path / "state.pt", keep, epochs=8, lr=3e-2)
+    expected = max((epoch for epoch, _ in kept.values()), key=lambda e: (e.stop_accuracy, -e.stop_loss))
+    assert best == expected
+    assert all(torch.equal(t, kept[best.number][1][name]) for name, t in net.state_dict().items())
+    assert not net.training
+    _, stop = parts(data)
+    scores = probabilities(net, data, stop)
+    assert (scores.argmax(1) == data.y[stop]).mean() == pytest.approx(best.stop_accuracy)
+    loss = functional.cross_entropy(torch.from_numpy(scores).log(), torch.from_numpy(data.y[stop])).item()
+    assert loss == pytest.approx(best.stop_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "expected"),
+    [
+        ([0.5, 0.9, 0.7], [1.0, 2.0, 0.1], 2),
+        ([0.5, 0.9, 0.9], [1.0, 0.5, 0.4], 3),
+        ([0.9, 0.9, 0.9], [0.4, 0.4, 0.4], 1),
+    ],
+)
+def test_best_is_by_accuracy_then_loss_then_the_first(accuracies, losses, expected):
+    history = [Epoch(i + 1, 0.0, loss, acc) for i, (acc, loss) in enumerate(zip(accuracies, losses, strict=True))]
+    assert module._best(history).number == expected
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(2, 3), (4, 5), (0, 9)])
+def test_patience_ends_training_that_does_not_improve(tmp_path, monkeypatch, patience, epochs):
+    monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5))
+    seen = []
+    best = train(network(), Stripes(), tmp_path / "state.pt", seen.append, epochs=9, patience=patience)
+    assert best.number == 1
+    assert [epoch.number for epoch in seen] == list(range(1, epochs + 1))
+
+
+def test_patience_counts_from_the_last_improvement(tmp_path, monkeypatch):
+    script = iter([(1.0, 0.1), (1.0, 0.1), (0.9, 0.1), (1.0, 0.1), (1.0, 0.2), (9.0, 0.1), (9.0, 0.1), (9.0, 0.1)])
+    monkeypatch.setattr(module, "_evaluate", lambda *arguments: next(script))
+    seen = []
+    best = train(network(), Stripes(), tmp_path / "state.pt", seen.append, epochs=20, patience=3)
+    assert best.number == 5 and len(seen) == 8
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("eps", [None, 0.05])
+@pytest.mark.parametrize("last", [1, 2, 5])
+def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch, last, eps):
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    data, undisturbed, whole = Stripes(noise=1.0), network(), []
+    best = train(undisturbed, data, tmp_path / "whole.pt", whole.append, eps=eps)
+
+    def die(epoch):
+        if epoch.number == last + 1:
+            raise Killed  # in the epoch after the last checkpoint
+
+    state = tmp_path / "folder" / "state.pt"
+    with pytest.raises(Killed):
+        train(network(), data, state, die, eps=eps)
+    assert state.exists()
+
+    continued, seen = network(seed=99), []
+    torch.rand(17)  # the state of the global generator must not matter
+    assert train(continued, data, state, seen.append, eps=eps) == best
+    assert seen == whole  # those before the kill are told again
+    assert same_weights(continued, undisturbed)
+    assert not list(state.parent.iterdir())
+
+
+def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    data, undisturbed = Stripes(noise=1.0), network()
+    train(undisturbed, data, tmp_path / "whole.pt", patience=3)
+    for last in (2, 4):
+
+        def die(epoch, last=last):
+            if epoch.number == last:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(network(), data, tmp_path / "state.pt", die, patience=3)
+    continued = network()
+    train(continued, data, tmp_path / "state.pt", patience=3)
+    assert same_weights(continued, undisturbed)
+
+
+def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+
+    def die(epoch):
+        if epoch.number == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(network(), Stripes(), tmp_path / "state.pt", die)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert [epoch["number"] for epoch in state["history"]] == [1, 2]
+
+
+def test_seeds_decide(tmp_path):
+    def weights(seed):
+        net = network()
+        train(net, Stripes(), tmp_path / "state.pt", epochs=2, seed=seed)
+        return net
+
+    assert same_weights(weights(4), weights(4))
+    assert not same_weights(weights(4), weights(5))
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_option(tmp_path):
+    with pytest.raises(InputError, match=r"epoch [12] \(--lr 1e\+30\): lower the learning rate"):
+        train(network(), Stripes(), tmp_path / "state.pt", lr=1e30)
+
+
+def test_a_last_batch_of_one_is_left_out(tmp_path):
+    data = Stripes()
+    best = fit(network(), data, np.arange(33), np.arange(90, 120), options(epochs=3), tmp_path / "s.pt", lambda e: None)
+    assert np.isfinite(best.train_loss)
+
+
+def test_auxiliary_heads_count_three_tenths():
+    torch.manual_seed(0)
+    heads = [torch.randn(4, 3) for _ in range(3)]
+    labels = torch.rand(4, 3).softmax(1)
+    losses = [classification_loss(head, labels) for head in heads]
+    assert torch.allclose(classification_loss(tuple(heads), labels), losses[0] + 0.3 * (losses[1] + losses[2]))
+
+
+def test_label_smoothing_of_a_tenth():
+    logits, label = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    smooth = 0.9 * label + 0.1 / 3
+    expected = -(smooth * logits.log_softmax(1)).sum()
+    assert torch.allclose(classification_loss(logits, label), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 6),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    classes=st.integers(1, 5),
+    seed=st.integers(0, 2**20),
+)
+def test_augmentation_keeps_ranges_and_shape_and_is_repeatable(n, height, width, classes, seed):
+    source = torch.Generator().manual_seed(seed)
+    x = torch.rand((n, 1, height, width), generator=source)
+    y = torch.randint(classes, (n,), generator=source)
+    before = x.clone()
+    varied, labels = augment(x, y, classes, torch.Generator().manual_seed(seed))
+    assert varied.shape == x.shape and labels.shape == (n, classes)
+    assert varied.min() >= 0 and varied.max() <= 1
+    assert labels.min() >= 0 and torch.allclose(labels.sum(1), torch.ones(n), atol=1e-6)
+    assert (labels.gather(1, y[:, None]) >= 0.6 - 1e-6).all()  # the own label leads
+    again, same = augment(x, y, classes, torch.Generator().manual_seed(seed))
+    assert torch.equal(varied, again) and torch.equal(labels, same)
+    assert torch.equal(x, before)
+
+
+def test_augmentation_of_one_clip_rolls_time_and_masks():
+    x = torch.arange(1.0, 31.0).repeat(30, 1)[None, None] / 31  # every row is a ramp in time
+    seen = set()
+    for seed in range(30):
+        varied, _ = augment(x, torch.tensor([0]), 2, torch.Generator().manual_seed(seed))
+        image = varied[0, 0]
+        rows, columns = (image != 0).any(1), (image != 0).any(0)
+        assert (~rows).sum() < 5 and (~columns).sum() < 5  # at most a sixth of an axis
+        shown = image[rows][0][columns]
+        steps = (shown * 31).round().diff()
+        assert ((steps == 1) | (steps == -29)).sum() >= len(steps) - 1  # a ramp that wraps, with one gap
+        seen.add(round(image[rows][0][columns][0].item() * 31))
+    assert len(seen) > 10
