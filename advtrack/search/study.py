@@ -336,19 +336,22 @@ def _search_bound(
         trial.set_constraint("target_missed_by", float(needed - bounds.successes(eps)))
         return eps, float(longest)
 
-    with tqdm(total=search.trials, initial=len(done), desc=title, unit="trial", leave=False) as progress:
+    tried, spent = len(done), 0
+    with tqdm(total=search.trials, initial=tried, desc=title, unit="trial", leave=False) as progress:
         while True:
-            while not bounds.settled(TOLERANCE) and progress.n < search.trials:
+            while not bounds.settled(TOLERANCE) and tried < search.trials:
                 study.optimize(objective, n_trials=1)
+                tried += 1
                 progress.update()
             _, reached = bounds.bracket()
             bound = reached if np.isfinite(reached) else eps_range.high
             outcome = search.strike(network, samples, eps=bound, max_iter=longest)
             success = outcome.success.cpu().numpy()
             bounds.record(np.arange(len(samples)), bound, success)
-            if success.sum() >= needed or bounds.settled(TOLERANCE) or progress.n >= search.trials:
+            spent += _spent(outcome)
+            # A bound that fails the confirmation was inferred wrongly: the next larger one that is known is held to it.
+            if success.sum() >= needed or bound >= eps_range.high:
                 break
-    spent = _spent(outcome)
     iterations = _fewest_iterations(outcome, needed, search)
     if search.spec.shorter_runs == "iterates" and iterations < longest:
         outcome = search.strike(network, samples, eps=bound, max_iter=iterations)
@@ -403,7 +406,8 @@ def _search_settings(
         for settings in grid:
             finished = [_settings_of(t, search) for t in study.get_trials(states=(TrialState.COMPLETE,))]
             if settings not in finished:
-                study.enqueue_trial(settings)
+                if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # a killed search may leave one
+                    study.enqueue_trial(settings)
                 study.optimize(objective, n_trials=1)
             progress.update()
     best = _headline(study.get_trials(states=(TrialState.COMPLETE,)))

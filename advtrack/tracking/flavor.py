@@ -28,14 +28,14 @@ _SIGNATURE = ModelSignature(
 class AudioClassifier(PythonModel):
     """Waveforms in, the most probable class and its probability out, by the representation code of training."""
 
-    #: The signature below says what goes in; MLflow would warn that it cannot read it off the type hints.
+    #: The signature above says what goes in; MLflow would read it off type hints, and warn of those it cannot use.
     _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
         """Read the checkpoint."""
         self.victim = checkpoint.load(Path(context.artifacts["checkpoint"]))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Classify mono waveforms.
 
         Parameters

@@ -163,7 +163,9 @@ def test_a_file_of_something_else_is_refused(tmp_path, name):
         build("resnet56", 5, weights=str(tmp_path / name))
 
 
-@pytest.mark.parametrize("content", [[1, 2], {0: torch.ones(1)}, {"conv1.weight": 5}, {"state_dict": {}}, torch.ones(2)])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {0: torch.ones(1)}, {"conv1.weight": 5}, {"state_dict": {}}, torch.ones(2)]
+)
 def test_a_torch_file_without_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth"):

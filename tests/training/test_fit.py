@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from advtrack.errors import InputError
 from advtrack.training import fit as module
-from advtrack.training.fit import Epoch, Settings, augment, classification_loss, fit, probabilities
+from advtrack.training.fit import Epoch, Settings, classification_loss, fit, mask, mix, probabilities, roll
 
 SIDE = 12
 
@@ -236,39 +236,92 @@ def test_label_smoothing_of_a_tenth():
     assert torch.allclose(classification_loss(logits, label), expected)
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    n=st.integers(1, 6),
-    height=st.integers(1, 20),
-    width=st.integers(1, 20),
-    classes=st.integers(1, 5),
-    seed=st.integers(0, 2**20),
+@pytest.mark.parametrize(
+    ("augmentation", "expected"), [("all", ["roll", "mask", "mix"]), ("roll", ["roll"]), ("none", [])]
 )
-def test_augmentation_keeps_ranges_and_shape_and_is_repeatable(n, height, width, classes, seed):
-    source = torch.Generator().manual_seed(seed)
-    x = torch.rand((n, 1, height, width), generator=source)
-    y = torch.randint(classes, (n,), generator=source)
+def test_augmentation_is_as_asked_for(tmp_path, monkeypatch, augmentation, expected):
+    calls = []
+
+    def spy(name):
+        original = getattr(module, name)
+
+        def call(*arguments):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in ("roll", "mask", "mix"):
+        spy(name)
+    train(network(), Stripes(), tmp_path / "state.pt", epochs=1, batch_size=90, augmentation=augmentation)
+    assert sorted(calls) == sorted(expected)
+
+
+BATCHES = {
+    "n": st.integers(1, 6),
+    "height": st.integers(1, 20),
+    "width": st.integers(1, 20),
+    "seed": st.integers(0, 99),
+}
+
+
+def draws(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(**BATCHES)
+def test_a_roll_keeps_every_column_and_their_order(n, height, width, seed):
+    x = torch.rand((n, 1, height, width), generator=draws(seed))
+    rolled = roll(x, draws(seed))
+    for before, after in zip(x, rolled, strict=True):
+        assert any(torch.equal(after, before.roll(shift, 2)) for shift in range(width))
+    assert torch.equal(rolled, roll(x, draws(seed)))
+
+
+def test_a_roll_goes_everywhere_and_differs_between_clips():
+    x = torch.arange(8.0).expand(400, 1, 2, 8)
+    starts = roll(x, draws(0))[:, 0, 0, 0].long()
+    assert starts.bincount(minlength=8).min() > 25
+
+
+@settings(max_examples=40, deadline=None)
+@given(**BATCHES)
+def test_a_mask_silences_a_band_of_rows_and_one_of_columns(n, height, width, seed):
+    x = 0.1 + 0.9 * torch.rand((n, 1, height, width), generator=draws(seed))
     before = x.clone()
-    varied, labels = augment(x, y, classes, torch.Generator().manual_seed(seed))
-    assert varied.shape == x.shape and labels.shape == (n, classes)
-    assert varied.min() >= 0 and varied.max() <= 1
-    assert labels.min() >= 0 and torch.allclose(labels.sum(1), torch.ones(n), atol=1e-6)
-    assert (labels.gather(1, y[:, None]) >= 0.6 - 1e-6).all()  # the own label leads
-    again, same = augment(x, y, classes, torch.Generator().manual_seed(seed))
-    assert torch.equal(varied, again) and torch.equal(labels, same)
-    assert torch.equal(x, before)
+    masked = mask(x, draws(seed))
+    assert torch.equal(x, before) and torch.equal(masked, mask(x, draws(seed)))
+    for clip, original in zip(masked[:, 0], x[:, 0], strict=True):
+        hidden = clip == 0
+        rows, columns = hidden.all(1), hidden.all(0)
+        assert torch.equal(hidden, rows[:, None] | columns)
+        assert torch.equal(clip[~hidden], original[~hidden])
+        for band, length in ((rows, height), (columns, width)):
+            assert band.sum() <= length / 6
+            assert (band.long().diff() == 1).sum() + band[0].long() <= 1  # in one piece
 
 
-def test_augmentation_of_one_clip_rolls_time_and_masks():
-    x = torch.arange(1.0, 31.0).repeat(30, 1)[None, None] / 31  # every row is a ramp in time
-    seen = set()
-    for seed in range(30):
-        varied, _ = augment(x, torch.tensor([0]), 2, torch.Generator().manual_seed(seed))
-        image = varied[0, 0]
-        rows, columns = (image != 0).any(1), (image != 0).any(0)
-        assert (~rows).sum() < 5 and (~columns).sum() < 5  # at most a sixth of an axis
-        shown = image[rows][0][columns]
-        steps = (shown * 31).round().diff()
-        assert ((steps == 1) | (steps == -29)).sum() >= len(steps) - 1  # a ramp that wraps, with one gap
-        seen.add(round(image[rows][0][columns][0].item() * 31))
-    assert len(seen) > 10
+def test_masks_do_hide_something():
+    assert (mask(torch.ones(50, 1, 24, 24), draws(0)) == 0).double().mean() > 0.05
+
+
+@settings(max_examples=40, deadline=None)
+@given(**BATCHES, classes=st.integers(1, 5))
+def test_a_mix_blends_inputs_and_labels_in_the_same_shares(n, height, width, seed, classes):
+    x = torch.rand((n, 1, height, width), generator=draws(seed))
+    y = torch.randint(classes, (n,), generator=draws(seed))
+    labels = functional.one_hot(y, classes).float()
+    mixed, shares = mix(x, labels, draws(seed))
+    assert mixed.min() >= 0 and mixed.max() <= 1
+    assert shares.min() >= 0 and torch.allclose(shares.sum(1), torch.ones(n), atol=1e-6)
+    assert (shares.gather(1, y[:, None]) >= 0.6 - 1e-6).all()  # the own label leads
+    again, same = mix(x, labels, draws(seed))
+    assert torch.equal(mixed, again) and torch.equal(shares, same)
+
+
+def test_a_mix_of_marked_clips_shows_its_shares_in_both():
+    labels = torch.eye(6)
+    mixed, shares = mix(labels[:, None, None, :], labels, draws(3))  # a clip is its own label
+    assert torch.allclose(mixed[:, 0, 0], shares)
+    assert (shares > 0).sum(1).max() == 2

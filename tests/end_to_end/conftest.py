@@ -1,0 +1,66 @@
+"""One small pipeline, run once for all tests here: generated clips, 32 x 32, ResNet-18, one fold, six short attacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from advtrack.cli import cli
+
+OVERRIDES = (
+    "epochs=6 folds=1 representations=stft models=resnet18 height=32 width=32 batch_size=16 trials=6 "
+    "samples=6,pia=2,jsma=3 max_iter=10,jsma=20,pia=10"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A working folder with its own tracking store."""
+
+    folder: Path
+
+    def advtrack(self, *arguments: str) -> Result:
+        """Call the command line here, in this process."""
+        before = Path.cwd()
+        os.chdir(self.folder)
+        try:
+            return CliRunner().invoke(cli, list(arguments))
+        finally:
+            os.chdir(before)
+
+
+def place(folder: Path) -> Iterator[Place]:
+    """A place with a tracking store of its own, as long as it is needed."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    before, threads = mlflow.get_tracking_uri(), torch.get_num_threads()
+    mlflow.set_tracking_uri(uri)
+    torch.set_num_threads(1)  # several threads on busy cores wait for each other
+    yield Place(folder)
+    torch.set_num_threads(threads)
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def overrides() -> str:
+    """What makes the demo preset this small."""
+    return OVERRIDES
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Place]:
+    """A new working folder."""
+    yield from place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, Result]]:
+    """A working folder in which the pipeline has run, and what it printed."""
+    for here in place(tmp_path_factory.mktemp("pipeline")):
+        yield here, here.advtrack("main", "--overrides", OVERRIDES)

@@ -1,0 +1,167 @@
+"""Whatever a user can get wrong ends in one clear line and exit status 2."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from advtrack.data import synthetic
+from advtrack.tracking import runs
+
+
+def one_line(result, *words):
+    """The result is a refusal: status 2, one line of error that holds these words, no traceback."""
+    assert result.exit_code == 2, result.output
+    errors = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in errors[0]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    return synthetic.generate(tmp_path_factory.mktemp("clips") / "esc")
+
+
+@pytest.fixture
+def copy(clips, tmp_path) -> Path:
+    """A folder in the ESC-50 layout that may be spoilt."""
+    return Path(shutil.copytree(clips, tmp_path / "esc"))
+
+
+def extract(place, folder):
+    return place.advtrack(
+        "features", "--dataset", "esc50", "--data-dir", str(folder), "--height", "16", "--width", "16"
+    )
+
+
+def test_no_data_folder(empty):
+    one_line(extract(empty, empty.folder / "nowhere"), "nowhere")
+
+
+def test_a_real_data_set_needs_its_folder(empty):
+    one_line(empty.advtrack("features", "--dataset", "esc50"), "--data-dir")
+
+
+def test_a_missing_column(empty, copy):
+    table = copy / "meta" / "esc50.csv"
+    table.write_text(table.read_text().replace("src_file", "source"))
+    one_line(extract(empty, copy), "esc50.csv", "src_file")
+
+
+def test_a_file_that_is_named_and_absent(empty, copy):
+    gone = sorted((copy / "audio").iterdir())[0]
+    gone.unlink()
+    one_line(extract(empty, copy), gone.name)
+
+
+def test_a_corrupt_file_fails_the_run_and_keeps_it(empty, copy):
+    spoilt = sorted((copy / "audio").iterdir())[3]
+    spoilt.write_bytes(b"no sound at all")
+    one_line(extract(empty, copy), spoilt.name)
+    (run,) = runs.find({"stage": "features"})
+    assert run.info.status == "FAILED"
+    assert spoilt.name in runs.tag(run, "failure")
+
+
+def test_samples_that_are_no_numbers(empty, copy):
+    spoilt = sorted((copy / "audio").iterdir())[5]
+    soundfile.write(spoilt, np.full(22_050, np.nan, np.float32), 22_050, format="WAV", subtype="FLOAT")
+    one_line(extract(empty, copy), spoilt.name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["train", "--model", "lenet"], "--model"),
+        (["adv-train", "--eps", "notafloat"], "--eps"),
+        (["adv-train", "--eps", "nan"], "--eps"),
+        (["train", "--folds", "0"], "--folds"),
+        (["attack", "--attack", "magic"], "--attack"),
+        (["main", "--preset", "huge"], "--preset"),
+    ],
+)
+def test_options_are_checked_before_anything_runs(empty, arguments, word):
+    result = empty.advtrack(*arguments)
+    assert result.exit_code == 2
+    assert word in result.output.splitlines()[-1]
+    assert not (empty.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("folds=9", "folds=9"),
+        ("trials=0", "trials=0"),
+        ("eps=5", "eps=5"),
+        ("models=lenet", "lenet"),
+        ("epochs=few", "few"),
+        ("colour=red", "colour"),
+        ("samples=many", "many"),
+        ("precision=foo", "foo"),
+    ],
+)
+def test_overrides_are_held_against_the_options(empty, override, word):
+    one_line(empty.advtrack("main", "--overrides", override), word)
+
+
+def test_nothing_registered_names_the_command_to_run_first(empty):
+    one_line(empty.advtrack("attack", "--model", "alexnet"), "run first: advtrack train", "--model alexnet")
+    one_line(empty.advtrack("train"), "run first: advtrack features")
+    one_line(empty.advtrack("promote"), "run first: advtrack adv-train")
+    one_line(empty.advtrack("compare", "--models", "alexnet"), "run first: advtrack train")
+
+
+def test_imagenet_weights_for_resnet56_are_refused_before_anything_trains(empty):
+    one_line(empty.advtrack("train", "--model", "resnet56", "--weights", "imagenet"), "resnet56=none")
+
+
+def test_a_gpu_that_is_not_there(empty):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    one_line(empty.advtrack("main", "--device", "cuda"), "--device cuda")
+
+
+def test_a_storage_that_cannot_be_used(empty):
+    from advtrack.errors import InputError
+    from advtrack.search.study import open_storage
+
+    with pytest.raises(InputError, match="--storage"):
+        open_storage("nonsense://here")
+
+
+def test_a_tracking_server_that_is_down_is_named_within_ten_seconds(tmp_path):
+    """In a process of its own: the address is read from the environment."""
+    program = "from advtrack.cli import cli; cli()"
+    environment = {"PATH": "/usr/bin:/bin", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "attack"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+    assert time.monotonic() - start < 120  # the probe itself gives up after eight seconds; the rest is imports
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """A tracking store under a file: no permission bits are needed, which the superuser would ignore."""
+    (tmp_path / "file").write_text("")
+    program = "from advtrack.cli import cli; cli()"
+    environment = {"PATH": "/usr/bin:/bin", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/file/mlflow.db"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program, "attack"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr and "Traceback" not in done.stderr

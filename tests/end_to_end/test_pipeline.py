@@ -1,0 +1,153 @@
+"""The whole experiment in small, and what it leaves in MLflow, the registry and Optuna."""
+
+from __future__ import annotations
+
+import json
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.data import clip, load
+from advtrack.tracking import registry, runs
+from advtrack.training.fit import probabilities
+
+NAME = "synthetic-stft-resnet18"
+
+
+def test_main_prints_the_tables_the_report_and_how_to_look_at_it(finished):
+    place, result = finished
+    assert result.exit_code == 0, result.output
+    for line in ("Table I:", "Table II:", "Table III:", "Report:", "mlflow ui", "optuna-dashboard sqlite:///optuna.db"):
+        assert line in result.output.replace("mlflow.exe", "mlflow")
+    assert (place.folder / "work" / "report.html").stat().st_size > 10_000
+
+
+def test_every_stage_is_one_finished_run(finished):
+    stages = [
+        runs.tag(run, "stage")
+        for run in runs.find({"code_version": "1"}, status="FINISHED")
+        if runs.tag(run, "stage") != "fold"
+    ]
+    assert sorted(stages) == sorted(["main", "features", "train", "adv-train", "attack", "attack", "compare"])
+    assert len(runs.find({"stage": "fold"}, status="FINISHED")) == 2
+    client = MlflowClient()
+    statuses = {run.info.status for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
+    assert statuses == {"FINISHED"}
+
+
+def test_aliases_point_at_the_same_fold_of_both_trainings(finished):
+    standard, robust = registry.by_alias(NAME, "standard"), registry.by_alias(NAME, "robust")
+    assert standard and robust and standard.version != robust.version
+    assert (standard.tags["training"], robust.tags["training"]) == ("plain", "adversarial")
+    assert standard.tags["fold"] == robust.tags["fold"]
+
+
+def test_lineage_leads_from_the_attack_to_the_data(finished):
+    attack = runs.find({"stage": "attack", "training": "plain"})[0]
+    fold = runs.get(runs.tag(attack, "victim_run"))
+    features = runs.get(runs.tag(fold, "features_run"))
+    assert features.inputs.dataset_inputs[0].dataset.name == "synthetic"
+    assert features.data.metrics["images"] == 120
+    assert runs.tag(features, "store_digest") == attack.inputs.dataset_inputs[0].dataset.digest
+
+
+def test_each_attack_leaves_a_study_a_result_and_a_per_sample_table(finished):
+    place, _ = finished
+    studies = optuna.get_all_study_names(f"sqlite:///{place.folder / 'optuna.db'}")
+    assert len(studies) == 2 * len(TABLE_ATTACKS)
+    attack = runs.find({"stage": "attack", "training": "plain"})[0].info.run_id
+    for name in TABLE_ATTACKS:
+        result = json.loads(runs.read_artifact(attack, f"{name}/result.json"))
+        lines = runs.read_artifact(attack, f"{name}/samples.csv").decode().splitlines()
+        fooled = [line.split(",")[4] for line in lines[1:]]
+        assert result["samples"] == len(fooled)
+        assert result["fooling_rate"] == pytest.approx(fooled.count("True") / len(fooled))
+        assert result["target_reached"] == (result["fooling_rate"] >= 0.9)
+
+
+def test_table_two_is_the_mean_of_the_transferred_rates(finished):
+    robust = runs.find({"stage": "attack", "training": "adversarial"})[0].info.run_id
+    rates = [
+        json.loads(runs.read_artifact(robust, f"{name}/result.json"))["transferred_fooling_rate"]
+        for name in TABLE_ATTACKS
+    ]
+    comparison = runs.find({"stage": "compare"})[0].info.run_id
+    header, line = runs.read_artifact(comparison, "table_II.csv").decode().splitlines()[:2]
+    value = dict(zip(header.split(","), line.split(","), strict=False))["value"]
+    assert float(value) == pytest.approx(100 * np.mean(rates), rel=1e-6)
+
+
+def test_the_second_call_does_nothing_again(finished, overrides):
+    place, _ = finished
+    before = {run.info.run_id for run in runs.find({"stage": "attack"})}
+    result = place.advtrack("main", "--overrides", overrides)
+    assert result.exit_code == 0, result.output
+    assert {run.info.run_id for run in runs.find({"stage": "attack"})} == before
+    assert len(runs.find({"stage": "fold"})) == 2
+
+
+def test_the_users_own_example_works_once_a_model_is_trained(finished):
+    place, _ = finished
+    arguments = ["--model", "resnet18", "--attack", "deepfool", "--samples", "6,pia=2,jsma=3"]
+    result = place.advtrack("attack", *arguments, "--max-iter", "10,jsma=20,pia=10", "--trials", "6")
+    assert result.exit_code == 0, result.output
+    assert runs.find({"stage": "attack"})[0].data.metrics["deepfool/fooling_rate"] > 0
+
+
+def test_the_registered_model_takes_waveforms(finished):
+    place, _ = finished
+    version = registry.by_alias(NAME, "standard")
+    victim_run = runs.get(version.run_id)
+    lines = runs.read_artifact(victim_run.info.run_id, "test_predictions.csv").decode().splitlines()
+    expected = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    waveform, rate = clip.decode(place.folder / "work" / "synthetic" / "audio" / expected["clip"])
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@standard")
+    (answer,) = model.predict({"waveform": waveform[None].astype(np.float32)}, params={"sampling_rate": rate})
+    assert answer["label"] == expected["predicted"]
+    # The store keeps float16 images, the served model computes its own in float32.
+    assert answer["probability"] == pytest.approx(float(expected["probability"]), abs=5e-3)
+
+
+def test_promotion_lists_every_unmet_threshold_then_moves_the_champion(finished):
+    place, _ = finished
+    refused = place.advtrack("promote", "--model", "resnet18", "--min-accuracy", "1", "--max-fooling-rate", "0")
+    assert refused.exit_code == 2
+    assert "--min-accuracy 1" in refused.output and "--max-fooling-rate 0" in refused.output
+    assert registry.by_alias(NAME, "champion") is None
+    assert runs.find({"stage": "promote"})[0].info.status == "FAILED"
+    accepted = place.advtrack("promote", "--model", "resnet18")
+    assert accepted.exit_code == 0, accepted.output
+    assert registry.by_alias(NAME, "champion").version == registry.by_alias(NAME, "robust").version
+
+
+def test_missing_cells_name_the_command_that_fills_them(finished):
+    place, _ = finished
+    result = place.advtrack("compare", "--models", "resnet18,alexnet", "--representation", "stft")
+    assert result.exit_code == 0, result.output
+    assert "advtrack train --dataset synthetic --representation stft --model alexnet" in result.output
+
+
+def test_predictions_of_a_victim_are_those_of_its_network(finished):
+    """Test accuracy in the registry is reproduced from the checkpoint and the store."""
+    from advtrack.models import checkpoint
+    from advtrack.stages.features import find_store
+    from advtrack.stages.train import split_store
+
+    version = registry.by_alias(NAME, "standard")
+    victim = checkpoint.load(registry.download(version))
+    store, _ = find_store("synthetic", "stft")
+    test = split_store(store, 0).test
+    accuracy = (probabilities(victim.network, store, test).argmax(1) == store.y[test]).mean()
+    assert accuracy == pytest.approx(float(version.tags["accuracy"]), abs=1e-4)
+
+
+def test_generated_clips_are_an_esc50_folder(finished):
+    place, _ = finished
+    assert (
+        load("esc50", place.folder / "work" / "synthetic").classes
+        == load("synthetic", place.folder / "work" / "synthetic").classes
+    )
