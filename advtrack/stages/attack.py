@@ -97,7 +97,10 @@ def run(options: Attacking) -> str:
     tags |= {"training": training["kind"], "fold": training["fold"], "victim": f"{version.name}/{version.version}"}
     tags |= {"victim_run": version.run_id, "store_digest": store.digest}
     params = {**asdict(options), "attacks": ",".join(options.attacks), "device": str(device)}
-    with runs.stage_run("attack", CODE_VERSION, keys, params=params, tags=tags, force=options.force) as stage:
+    title = f"{version} ({training['kind']})"
+    with runs.stage_run(
+        "attack", CODE_VERSION, keys, title=title, params=params, tags=tags, force=options.force
+    ) as stage:
         if stage.reused:
             return stage.run_id
         stage.dataset(victim.description.dataset, store.digest, str(store.path))
@@ -107,9 +110,8 @@ def run(options: Attacking) -> str:
                 search = _search_of(options, attack)
                 struck = _strike_list(victim, store, options, search, device)
                 study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
-                title = f"{attack} on {version} ({training['kind']})"
                 result = search_budget(
-                    victim.network, struck.samples, search, storage, study, title, fresh=options.force
+                    victim.network, struck.samples, search, storage, study, f"{attack} on {title}", fresh=options.force
                 )
                 transferred = None
                 if attack in plain:

@@ -60,7 +60,9 @@ def run(options: Comparison) -> tuple[str, Path]:
     tags = {"datasets": ",".join(datasets), "victims": len(records)}
     params = {**asdict(options), "representations": ",".join(options.representations)}
     params["models"] = ",".join(options.models)
-    with runs.stage_run("compare", CODE_VERSION, key, params=params, tags=tags, force=options.force) as stage:
+    with runs.stage_run(
+        "compare", CODE_VERSION, key, title=" and ".join(datasets), params=params, tags=tags, force=options.force
+    ) as stage:
         report = Path(options.work_dir).absolute() / "report.html"
         if stage.reused:
             report.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,9 @@ def run(options: Features) -> str:
     identity |= {"height": options.height, "width": options.width, "augment": options.augment}
     folder = Path(options.work_dir).absolute() / "stores" / _folder_name(identity)
     force = options.force or not (folder / MANIFEST).exists()
-    with runs.stage_run("features", CODE_VERSION, key, params=asdict(options), tags=identity, force=force) as stage:
+    with runs.stage_run(
+        "features", CODE_VERSION, key, title=folder.name, params=asdict(options), tags=identity, force=force
+    ) as stage:
         if stage.reused:
             return stage.run_id
         stage.dataset(dataset.name, digest, str(dataset.clips[0].path.parent))

@@ -67,7 +67,9 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
     everywhere |= {"dataset": values["dataset"]}
     on_device = {**everywhere, "device": train.choose_device(options.device).type}
     cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
-    with runs.stage_run("main", CODE_VERSION, {}, params=values, tags={"preset": options.preset}, force=True) as stage:
+    with runs.stage_run(
+        "main", CODE_VERSION, {}, title=options.preset, params=values, tags={"preset": options.preset}, force=True
+    ) as stage:
         stores = {}
         for representation in values["representations"]:
             extraction = _chosen(values, "dataset", "height", "width", "augment")

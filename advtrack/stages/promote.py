@@ -39,7 +39,9 @@ def run(options: Promotion) -> str:
     tags = {"model": options.model, "representation": options.representation, "dataset": options.dataset}
     tags |= {"victim": f"{candidate.name}/{candidate.version}"}
     # The registry may have moved since an equal promotion, so that none is ever reused.
-    with runs.stage_run("promote", CODE_VERSION, {}, params=asdict(options), tags=tags, force=True) as stage:
+    with runs.stage_run(
+        "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=tags, force=True
+    ) as stage:
         accuracy = float(candidate.tags["accuracy"])
         found = {attack: record for attack, (record, _) in find_records(candidate, TABLE_ATTACKS).items()}
         if candidate.tags["training"] == "plain":

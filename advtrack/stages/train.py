@@ -125,8 +125,10 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
     params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
     params["features_run"] = features_run
     key = {**determined, "folds": options.folds, "standard": standard}
-    with runs.stage_run(options.stage, CODE_VERSION, key, params=params, tags=identity, force=options.force) as stage:
-        name = registry.model_name(options.dataset, options.representation, options.model)
+    name = registry.model_name(options.dataset, options.representation, options.model)
+    with runs.stage_run(
+        options.stage, CODE_VERSION, key, title=name, params=params, tags=identity, force=options.force
+    ) as stage:
         if stage.reused:
             folds = read_folds(stage.run_id)
         else:

@@ -146,6 +146,7 @@ def stage_run(
     version: int,
     key: Mapping[str, Any],
     *,
+    title: str,
     params: Mapping[str, Any],
     tags: Mapping[str, Any],
     force: bool = False,
@@ -163,6 +164,8 @@ def stage_run(
         Code version of the stage, raised when its results change.
     key : mapping
         Everything else that determines the result.
+    title : str
+        What the stage works on; with the stage's name it is the run's name.
     params, tags : mapping
         Logged on a run that does the work.
     force : bool
@@ -181,6 +184,7 @@ def stage_run(
         yield StageRun(earlier, reused=True)
         return
     run_id = attached or (None if force else _interrupted(digest)) or _create(stage)
+    MlflowClient().update_run(run_id, name=f"{stage} {title}")
     with _closing(StageRun(run_id)) as run:
         own = {"stage": stage, "resume_key": digest, "pid": os.getpid(), "host": socket.gethostname()}
         run.tags({**tags, **own, "code_version": version})
