@@ -279,7 +279,7 @@ def transferred_fooling_rate(
     """
     if not search.spec.minimises:
         outcome = search.strike(network, samples, eps=budget.bound, max_iter=budget.iterations, **budget.settings)
-        return float(outcome.success.float().mean())
+        return float(outcome.success.double().mean())
     with _quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
     for trial in study.get_trials(states=(TrialState.COMPLETE,)):

@@ -10,7 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,17 +44,39 @@ def connect() -> None:
     uri = mlflow.get_tracking_uri()
     try:
         if uri.startswith(("http://", "https://")):
-            # A plain request: MLflow's own client retries for minutes before it gives up.
-            with suppress(urllib.error.HTTPError):  # an answer all the same
-                urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+            _check_answers(f"{uri.rstrip('/')}/health")
         if uri.startswith("sqlite:///"):
             _check_writable(Path(uri.removeprefix("sqlite:///")))
-        _experiment_id()
-    except (urllib.error.URLError, OSError, MlflowException) as error:
-        reason = str(error).strip().splitlines()[0]
+        with _impatient():
+            _experiment_id()
+    except Exception as error:  # MLflow lets each database driver's own through
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"the MLflow tracking store {uri} cannot be used ({reason}); start it, or set MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    try:
+        urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:  # anything less is an answer all the same
+            raise
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow's client gives up at once; by default it retries for minutes."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_PROBE_SECONDS)}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _check_writable(database: Path) -> None:

@@ -1,0 +1,601 @@
+"""Budget searches on victims whose smallest budgets are known exactly."""
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from torch import nn
+
+from advtrack.attacks import ATTACKS
+from advtrack.attacks.outcome import AttackOutcome
+from advtrack.errors import InputError
+from advtrack.search.bounds import successes_needed
+from advtrack.search.study import (
+    TOLERANCE,
+    Budget,
+    BudgetResult,
+    Samples,
+    Search,
+    example,
+    open_storage,
+    search_budget,
+    transferred_fooling_rate,
+)
+
+SHAPE = (1, 4, 4)
+BIM = pytest.mark.parametrize("attack", ["bim_a", "bim_b"])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def storage():
+    return optuna.storages.InMemoryStorage()
+
+
+class TwoClasses(nn.Module):
+    """Logits (0, w (x - 0.5)): the boundary is ``|w (x - 0.5)| / |w|_1`` away in l-inf."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.w = nn.Parameter(0.3 + torch.rand(SHAPE, generator=generator))
+        self.w.data *= torch.randn(SHAPE, generator=generator).sign()
+
+    def forward(self, x):
+        margin = ((x - 0.5) * self.w).flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+    def minimal(self, x):
+        """Closed form of the smallest l-inf perturbation, shape (N,)."""
+        return (self(x)[:, 1].abs() / self.w.abs().sum()).detach().double().numpy()
+
+    def clips(self, smallest, seed=0):
+        """Samples about ``smallest`` away from the boundary, on either side of it and well inside the box."""
+        generator = torch.Generator().manual_seed(seed)
+        distance = torch.as_tensor(smallest, dtype=torch.float32)
+        side = torch.randn(len(distance), generator=generator).sign()
+        x = 0.5 + (side * distance)[:, None, None, None] * self.w.sign()
+        x += 0.02 * distance[:, None, None, None] * torch.randn(x.shape, generator=generator)
+        y = self(x).argmax(1)
+        return Samples(x.detach(), y, 1 - y, x.detach())
+
+
+def known_victim(n=15, seed=0, low=0.002, high=0.2):
+    """A victim, samples and their smallest l-inf perturbations, spread evenly in the logarithm."""
+    victim = TwoClasses(seed)
+    order = np.random.default_rng(seed).permutation(n)
+    samples = victim.clips(np.geomspace(low, high, n)[order], seed)
+    return victim, samples, victim.minimal(samples.x)
+
+
+def bim(attack="bim_a", target=0.9, **changes):
+    return Search(
+        **{"attack": attack, "target_fooling_rate": target, "trials": 30, "seed": 0, "max_iter": 10, **changes}
+    )
+
+
+def find(victim, samples, search, storage, name="study", **options):
+    return search_budget(victim, samples, search, storage, name, "a title", **options)
+
+
+def loaded(storage, name="study"):
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Put known outcomes in the place of an attack's: a function of the samples' values and the attack's parameters
+    gives success, first success and norm. The calls are listed."""
+
+    def install(outcome, per_iterate=None):
+        calls = []
+
+        def strike(search, network, samples, **params):
+            marks = samples.x[:, 0, 0, 0].numpy()
+            calls.append((marks.tolist(), params))
+            success, first, norm = outcome(marks, **params)
+            ones = torch.ones(len(marks), dtype=torch.int64)
+            norm = torch.as_tensor(norm, dtype=torch.float64)
+            return AttackOutcome(
+                samples.x,
+                torch.as_tensor(success, dtype=torch.bool),
+                torch.as_tensor(first),
+                ones,
+                ones,
+                norm,
+                norm,
+                norm,
+                None if per_iterate is None else torch.as_tensor(per_iterate(marks, **params)),
+            )
+
+        monkeypatch.setattr(Search, "strike", strike)
+        return calls
+
+    return install
+
+
+def marked(n):
+    """Samples that bear their number."""
+    x = torch.arange(float(n)).reshape(n, 1, 1, 1)
+    return Samples(x, torch.zeros(n).long(), torch.ones(n).long(), x)
+
+
+# Perturbation bounds
+
+
+@BIM
+@pytest.mark.parametrize(("target", "seed"), [(0.9, 0), (0.5, 1), (1.0, 2), (0.2, 3)])
+def test_the_bound_is_the_needed_smallest_perturbation(storage, attack, target, seed):
+    victim, samples, minimal = known_victim(seed=seed)
+    result = find(victim, samples, bim(attack, target), storage)
+    needed = successes_needed(target, len(samples))
+    expected = np.sort(minimal)[needed - 1]
+    assert expected * 0.999 <= result.budget.bound <= expected * (1 + TOLERANCE) * 1.001
+    assert result.reached and result.fooling_rate >= target
+    assert result.fooling_rate == result.success.mean() and result.success.sum() >= needed
+    assert (minimal[result.success] <= result.budget.bound * 1.001).all()
+    assert result.contradictions == 0 and len(result.trials) <= 12
+    # Nine steps of bound / 8 suffice for the last of the needed, which is at the end of its ball.
+    assert 1 <= result.budget.iterations <= 9
+    assert result.norms["linf"].max() <= result.budget.bound * 1.001
+
+
+@BIM
+def test_the_budget_holds_when_it_is_applied_from_scratch(storage, attack):
+    victim, samples, _ = known_victim()
+    search = bim(attack)
+    result = find(victim, samples, search, storage)
+    again = search.strike(victim, samples, eps=result.budget.bound, max_iter=result.budget.iterations)
+    assert again.success.numpy().tolist() == result.success.tolist()
+    shorter = search.strike(victim, samples, eps=result.budget.bound, max_iter=max(1, result.budget.iterations - 1))
+    assert result.budget.iterations > 1 and shorter.success.sum() < successes_needed(0.9, len(samples))
+
+
+@BIM
+def test_a_target_out_of_reach_is_a_finished_result(storage, attack):
+    victim = TwoClasses()
+    samples = victim.clips([0.01, 0.02, 0.05, 0.4, 0.45])
+    result = find(victim, samples, bim(attack, 0.8), storage)
+    assert not result.reached and result.fooling_rate == 0.6
+    assert result.budget.bound == 0.3 and result.budget.iterations == 10
+    own = result.norms["linf"][result.success]
+    assert result.perturbation() == pytest.approx((own.sum() + 2 * 0.3) / 5)
+    assert len(result.trials) == 1
+    note = " ".join(map(str, storage.get_study_system_attrs(loaded(storage)._study_id).values()))
+    assert "**0.600** misses the target 0.8 on 5 clips" in note
+
+
+def test_trials_are_limited(storage, monkeypatch):
+    for disable in ("0", "1"):
+        monkeypatch.setenv("TQDM_DISABLE", disable)
+        victim, samples, minimal = known_victim()
+        result = find(victim, samples, bim(trials=3), storage, name=disable)
+        assert [trial["trial"] for trial in result.trials] == [0, 1, 2]
+        assert result.reached and result.budget.bound > np.sort(minimal)[13] * (1 + TOLERANCE)
+
+
+def test_a_study_keeps_constraints_values_and_a_note(storage):
+    victim, samples, _ = known_victim()
+    result = find(victim, samples, bim(), storage)
+    trials = loaded(storage).trials
+    assert len(trials) == len(result.trials) and loaded(storage).metric_names == ["perturbation_bound", "iterations"]
+    verdicts = set()
+    for trial, row in zip(trials, result.trials, strict=True):
+        (violation,) = trial.constraints.values()
+        assert (violation <= 0) == trial.user_attrs["reached"] == (trial.values[0] >= result.budget.bound)
+        assert row["bound"] == trial.params["eps"] == trial.values[0] and row["reached"] == trial.user_attrs["reached"]
+        assert (row["fooling_rate"] >= 0.9) == row["reached"]
+        verdicts.add(row["reached"])
+    assert verdicts == {True, False}
+    note = " ".join(map(str, storage.get_study_system_attrs(loaded(storage)._study_id).values()))
+    assert "# a title" in note and f"**{result.fooling_rate:.3f}** reaches the target 0.9" in note
+    assert f"**{result.budget.bound:.4g}**" in note and f"**{result.budget.iterations}** iterations" in note
+
+
+def test_decided_samples_are_not_attacked_again(storage, script):
+    n = 20
+    thresholds = np.geomspace(0.001, 0.2, n)
+    calls = script(lambda marks, eps, max_iter: (thresholds[marks.astype(int)] <= eps, marks.astype(int) * 0, marks))
+    result = find(None, marked(n), bim(target=0.5, batch_size=100), storage)
+    assert result.budget.bound == pytest.approx(thresholds[9], rel=TOLERANCE)
+    *probes, confirmation = calls
+    assert confirmation[0] == list(range(n))
+    attacked = [len(marks) for marks, _ in probes]
+    assert attacked[0] == n and attacked == sorted(attacked, reverse=True) and attacked[-1] <= 2
+    assert result.passes == 2 * (sum(attacked) + n)
+
+
+def test_a_probe_ends_with_the_batch_that_decides(storage, script):
+    calls = script(lambda marks, eps, max_iter: (marks >= 0, marks.astype(int) * 0, marks))
+    find(None, marked(20), bim(target=0.5, batch_size=4, trials=1), storage)
+    probes, confirmation = calls[:-1], calls[-1]
+    assert [len(marks) for marks, _ in probes] == [4, 4, 4]  # 12 successes of 10 needed
+    assert len(confirmation[0]) == 20
+
+
+@pytest.mark.parametrize("trials", [9, 30])
+def test_a_bound_that_fails_its_confirmation_is_given_up(storage, script, trials):
+    def fooled(marks, eps, max_iter):  # sample 0 resists once more between 0.05 and 0.056
+        success = np.where(marks == 0, (eps >= 0.001) & ~((eps > 0.05) & (eps < 0.056)), eps >= 0.055)
+        return success, np.zeros(len(marks), int), marks
+
+    calls = script(fooled)
+    result = find(None, marked(2), bim(target=1.0, trials=trials), storage)
+    assert result.reached and result.fooling_rate == 1.0 and result.contradictions >= 1
+    assert len(result.trials) <= trials
+    if trials == 30:
+        assert 0.056 <= result.budget.bound <= 0.056 * (1 + TOLERANCE)
+    else:
+        assert result.budget.bound == 0.3  # nothing else is known, and it is confirmed
+    assert calls[-1][1]["eps"] == result.budget.bound and len(calls[-1][0]) == 2
+    confirmations = len(calls) - sum(trial["passes"] > 0 for trial in result.trials)
+    assert confirmations == 2
+    assert result.passes == sum(trial["passes"] for trial in result.trials) + 2 * 2 * confirmations
+
+
+def test_the_next_bound_takes_the_place_of_one_that_fails(storage, script):
+    """Bisection halves the logarithm of 3000 eight times: bounds lie on a grid of 256 steps."""
+    grid = 1e-4 * 3000 ** (np.arange(257) / 256)
+    found, following = grid[201], grid[202]
+    thresholds = np.array([0.001, (grid[200] * found) ** 0.5, (found * following) ** 0.5])
+
+    def fooled(marks, eps, max_iter):  # sample 0 falls at 0.001 and above, but for the bound that is found
+        again = (marks == 0) & np.isclose(eps, found, rtol=1e-3)
+        return (thresholds[marks.astype(int)] <= eps) & ~again, np.zeros(len(marks), int), marks
+
+    script(fooled)
+    result = find(None, marked(3), bim(target=0.6), storage)
+    assert [t["bound"] for t in result.trials][-1] == pytest.approx(found)
+    assert result.contradictions == 1
+    assert result.reached and result.budget.bound == pytest.approx(following) and result.success.all()
+
+
+def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
+    """All three are fooled by iterate 2, but one of them is lost again: 3 of 3 hold from iterate 4 on."""
+    table = np.array([[0, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]], bool)
+
+    def outcome(marks, eps, max_iter):
+        rows = table[marks.astype(int), :max_iter]
+        return rows[:, -1], rows.argmax(1) + 1, marks
+
+    calls = script(outcome, lambda marks, eps, max_iter: table[marks.astype(int), :max_iter])
+    result = find(None, marked(3), bim("bim_b", 1.0, max_iter=6), storage)
+    assert result.budget.iterations == 4 and result.success.all()
+    assert calls[-1][1]["max_iter"] == 4
+
+
+def test_bim_a_needs_only_the_needed_firsts(storage, script):
+    firsts = np.array([3, 1, 7, 2, 9])
+    script(lambda marks, eps, max_iter: (marks >= 0, firsts[marks.astype(int)], marks))
+    result = find(None, marked(5), bim("bim_a", 0.8), storage)
+    assert result.budget.iterations == 7
+    assert result.success.tolist() == [True, True, True, True, False] and result.fooling_rate == 0.8
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+def killing(monkeypatch, call):
+    """Let the attack die at its ``call``-th call; the list of calls made."""
+    original, calls = Search.strike, []
+
+    def strike(search, network, samples, **params):
+        calls.append(params)
+        if len(calls) == call:
+            raise Killed
+        return original(search, network, samples, **params)
+
+    monkeypatch.setattr(Search, "strike", strike)
+    return calls
+
+
+@BIM
+def test_a_killed_study_is_continued(tmp_path, monkeypatch, attack):
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    victim, samples, _ = known_victim()
+    undisturbed = find(victim, samples, bim(attack), optuna.storages.InMemoryStorage())
+    with monkeypatch.context() as patch:
+        killing(patch, 5)
+        with pytest.raises(Killed):
+            find(victim, samples, bim(attack), open_storage(url))
+    done = [t.params["eps"] for t in loaded(open_storage(url)).trials if t.state == TrialState.COMPLETE]
+    assert len(done) == 4
+    loaded(open_storage(url)).ask()  # a process killed outright leaves a trial running
+
+    with monkeypatch.context() as patch:
+        calls = killing(patch, -1)
+        result = find(victim, samples, bim(attack), open_storage(url))
+    assert not {call["eps"] for call in calls} & set(done)  # what was done is not done again
+    assert result.budget == undisturbed.budget and result.success.tolist() == undisturbed.success.tolist()
+    assert [t["bound"] for t in result.trials] == [t["bound"] for t in undisturbed.trials]
+    states = [trial.state for trial in loaded(open_storage(url)).trials]
+    assert states.count(TrialState.FAIL) == 2 and TrialState.RUNNING not in states
+
+    with monkeypatch.context() as patch:
+        calls = killing(patch, -1)
+        again = find(victim, samples, bim(attack), open_storage(url))
+    assert again.budget == result.budget and len(calls) <= 2  # the confirmation only
+    assert len(again.trials) == len(result.trials)
+
+
+def test_a_fresh_search_forgets_the_earlier_study(storage):
+    victim, samples, _ = known_victim()
+    find(victim, samples, bim(target=0.3), storage)
+    result = find(victim, samples, bim(target=0.3), storage, fresh=True)
+    assert [trial["trial"] for trial in result.trials] == list(range(len(result.trials)))
+    assert all(trial["passes"] for trial in result.trials[:3])
+
+
+def test_optuna_speaks_as_before_after_a_search(storage):
+    before = optuna.logging.get_verbosity()
+    find(*known_victim()[:2], bim(trials=1), storage)
+    assert optuna.logging.get_verbosity() == before
+
+
+# Attacks that minimise a norm
+
+
+class FewClasses(nn.Module):
+    """Logits ``W (x - 0.5)``."""
+
+    def __init__(self, classes=4, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.w = nn.Parameter(torch.randn((classes, 16), generator=generator))
+
+    def forward(self, x):
+        return (x - 0.5).flatten(1) @ self.w.T
+
+    def minimal(self, x, y):
+        """The nearest of the boundaries to another class, in l-inf."""
+        logits = self(x)
+        gaps = logits.gather(1, y[:, None]) - logits
+        widths = (self.w[None] - self.w[y][:, None]).abs().sum(2)
+        return (gaps / widths).nan_to_num(nan=torch.inf).amin(1).detach().double().numpy()
+
+    def clips(self, n, seed=1):
+        """Samples so near the middle of the box that no boundary lies outside it."""
+        generator = torch.Generator().manual_seed(seed)
+        spread = torch.linspace(0.02, 0.3, n)[:, None, None, None]
+        x = 0.5 + spread * (2 * torch.rand((n, *SHAPE), generator=generator) - 1)
+        y = self(x).argmax(1)
+        return Samples(x, y, (y + 1) % len(self.w), x)
+
+
+@pytest.mark.parametrize(("target", "seed"), [(0.9, 0), (0.5, 1), (1.0, 2)])
+def test_deepfools_bound_is_the_closed_form(storage, target, seed):
+    victim = FewClasses(seed=seed)
+    samples = victim.clips(20, seed)
+    result = find(victim, samples, Search("deepfool", target, 10, 0), storage)
+    expected = np.sort(victim.minimal(samples.x, samples.y))[successes_needed(target, 20) - 1]
+    assert expected <= result.budget.bound <= expected * 1.03
+    assert result.reached and result.fooling_rate >= target
+    assert result.success.tolist() == (result.norms["linf"] <= result.budget.bound).tolist()
+    assert result.budget.iterations < 10 and len(result.trials) == 1
+
+
+def test_the_grid_is_all_settings_under_the_cap():
+    for attack in ("jsma", "deepfool", "carlini_wagner"):
+        spec = ATTACKS[attack]
+        grid = Search(attack, 0.9, 99, 0).grid()
+        searched = {n: s.values for n, s in spec.space.items() if hasattr(s, "values")}
+        if spec.shorter_runs != "none":
+            searched.pop("max_iter", None)
+        assert len(grid) == np.prod([len(values) for values in searched.values()])
+        assert len({tuple(settings.items()) for settings in grid}) == len(grid)
+        for settings in grid:
+            assert all(settings[name] in values for name, values in searched.items()) and len(settings) == len(searched)
+    choices = ATTACKS["carlini_wagner"].space["max_iter"].values
+    for cap, allowed in [(0, set(choices)), (max(choices) - 1, set(choices) - {max(choices)}), (7, {7})]:
+        search = Search("carlini_wagner", 0.9, 99, 0, max_iter=cap)
+        assert {settings["max_iter"] for settings in search.grid()} == allowed
+        assert search.longest() == max(allowed) if cap != max(choices) - 1 else search.longest() == cap
+
+
+@pytest.mark.parametrize("attack", ["bim_a", "bim_b", "pia", "deepfool", "jsma", "carlini_wagner"])
+def test_a_cap_shortens_the_longest_run_and_never_lengthens_it(attack):
+    own = Search(attack, 0.9, 1, 0).longest()
+    assert Search(attack, 0.9, 1, 0, max_iter=3).longest() == 3
+    assert Search(attack, 0.9, 1, 0, max_iter=10**6).longest() == own > 3
+
+
+@pytest.fixture
+def settings_script(script):
+    """A norm-minimising attack whose norms and successes depend on its settings, as ``table`` says."""
+
+    def install(table):
+        def outcome(marks, max_iter, **settings):
+            norms = np.array(table[int(max_iter), *settings.values()], float)
+            return np.isfinite(norms), np.zeros(len(marks), int), np.nan_to_num(norms, posinf=9.0)
+
+        return script(outcome)
+
+    return install
+
+
+CW = {
+    name: ATTACKS["carlini_wagner"].space[name].values for name in ("max_iter", "binary_search_steps")
+}  # a grid of settings whose run tells nothing of shorter ones
+
+
+def test_the_headline_is_the_smallest_bound_and_the_fewest_iterations_among_equals(storage, settings_script):
+    few, *_, many = CW["max_iter"]
+    table = {(i, s): [1.0, 2.0, 3.0] for i in CW["max_iter"] for s in CW["binary_search_steps"]}
+    first, *_, last = CW["binary_search_steps"]
+    table[many, last] = [1.0, 1.00, 1.3]
+    table[few, last] = [1.0, 1.04, 1.3]  # within 5% of the smallest, in fewer iterations
+    table[few, first] = [1.0, 1.20, 1.3]
+    settings_script(table)
+    result = find(None, marked(3), Search("carlini_wagner", 0.6, 99, 0), storage)
+    assert result.budget == Budget(1.04, int(few), {"binary_search_steps": last})
+    assert result.success.tolist() == [True, True, False] and result.reached
+    assert len(result.trials) == len(table)
+    for trial in loaded(storage).trials:
+        assert all(value <= 0 for value in trial.constraints.values())
+
+
+def test_settings_that_miss_the_target_are_no_candidates(storage, settings_script):
+    table = {(i, s): [0.1, np.inf, np.inf] for i in CW["max_iter"] for s in CW["binary_search_steps"]}
+    winner = (CW["max_iter"][-1], CW["binary_search_steps"][0])
+    table[winner] = [5.0, 6.0, np.inf]
+    settings_script(table)
+    result = find(None, marked(3), Search("carlini_wagner", 0.6, 99, 0), storage)
+    assert (result.budget.iterations, result.budget.settings["binary_search_steps"]) == winner
+    assert result.budget.bound == 6.0
+    for trial in loaded(storage).trials:
+        (violation,) = trial.constraints.values()
+        assert violation == (0 if tuple(trial.params.values()) == winner else 1)
+
+
+def test_settings_that_all_miss_give_the_highest_rate(storage, settings_script):
+    table = {(i, s): [np.inf] * 3 for i in CW["max_iter"] for s in CW["binary_search_steps"]}
+    table[CW["max_iter"][0], CW["binary_search_steps"][0]] = [0.8, np.inf, np.inf]
+    settings_script(table)
+    samples = marked(3)
+    result = find(None, samples, Search("carlini_wagner", 0.6, 99, 0), storage)
+    assert not result.reached and result.fooling_rate == pytest.approx(1 / 3)
+    assert result.budget.bound == result.largest == 1.0  # the square root of one feature
+    assert result.perturbation() == pytest.approx((0.8 + 1 + 1) / 3)
+
+
+@pytest.mark.parametrize("moment", ["in a trial", "before it"])
+def test_killed_settings_are_continued(tmp_path, monkeypatch, settings_script, moment):
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    grid = [(i, s) for i in CW["max_iter"] for s in CW["binary_search_steps"]]
+    calls = settings_script({key: [float(n + 1)] * 3 for n, key in enumerate(grid)})
+    search = Search("carlini_wagner", 1.0, 99, 0)
+    with monkeypatch.context() as patch:
+        if moment == "in a trial":
+            killing(patch, 3)
+        else:
+            original, enqueued = optuna.Study.enqueue_trial, []
+
+            def enqueue(study, params, **options):
+                original(study, params, **options)
+                enqueued.append(params)
+                if len(enqueued) == 3:
+                    raise Killed
+
+            patch.setattr(optuna.Study, "enqueue_trial", enqueue)
+        with pytest.raises(Killed):
+            find(None, marked(3), search, open_storage(url))
+    assert len(calls) == 2
+    result = find(None, marked(3), search, open_storage(url))
+    tried = [(params["max_iter"], params["binary_search_steps"]) for _, params in calls]
+    assert tried == grid  # each once
+    assert sorted((t["max_iter"], t["binary_search_steps"]) for t in result.trials) == sorted(grid)
+    assert result.budget.bound == 1.0
+
+
+def test_settings_are_limited_to_the_trials_asked_for(storage, settings_script):
+    grid = [(i, s) for i in CW["max_iter"] for s in CW["binary_search_steps"]]
+    settings_script({key: [1.0] * 3 for key in grid})
+    assert len(find(None, marked(3), Search("carlini_wagner", 1.0, 2, 0), storage).trials) == 2
+
+
+# Budgets of another victim
+
+
+@BIM
+def test_a_bounded_attack_transfers_by_a_run_under_the_others_budget(storage, attack):
+    victim, samples, minimal = known_victim()
+    search = bim(attack)
+    own = find(victim, samples, search, storage)
+    for bound in (0.004, 0.03, 0.1):
+        rate = transferred_fooling_rate(victim, samples, search, Budget(bound, 10, {}), own, storage)
+        assert rate == (minimal <= bound).mean()
+    assert transferred_fooling_rate(victim, samples, search, own.budget, own, storage) == own.fooling_rate
+
+
+def test_a_minimising_attack_transfers_by_its_own_run(storage, monkeypatch):
+    victim = FewClasses()
+    samples = victim.clips(20)
+    search = Search("deepfool", 0.9, 10, 0)
+    own = find(victim, samples, search, storage)
+    bounds = [float(np.quantile(own.norms["linf"], q)) for q in (0.1, 0.5, 0.8)]
+    for budget in [Budget(bound, iterations, {}) for bound in bounds for iterations in (1, 2, 50)]:
+        fresh = search.strike(victim, samples, max_iter=budget.iterations)
+        expected = (fresh.success & (fresh.linf <= budget.bound)).double().mean().item()
+        with monkeypatch.context() as patch:
+            calls = killing(patch, -1)
+            rate = transferred_fooling_rate(victim, samples, search, budget, own, storage)
+            assert not calls  # read off
+        assert rate == pytest.approx(expected)
+
+
+def test_what_the_own_runs_do_not_tell_is_run(storage, settings_script):
+    grid = [(i, s) for i in CW["max_iter"] for s in CW["binary_search_steps"]]
+    unseen = (7, CW["binary_search_steps"][0])
+    calls = settings_script({**{key: [1.0, 2.0, 3.0] for key in grid}, unseen: [1.0, np.inf, 5.0]})
+    search = Search("carlini_wagner", 1.0, 99, 0)
+    own = find(None, marked(3), search, storage)
+    done = len(calls)
+    seen = Budget(2.5, int(grid[0][0]), {"binary_search_steps": grid[0][1]})
+    assert transferred_fooling_rate(None, marked(3), search, seen, own, storage) == pytest.approx(2 / 3)
+    assert len(calls) == done
+    budget = Budget(4.0, 7, {"binary_search_steps": unseen[1]})
+    assert transferred_fooling_rate(None, marked(3), search, budget, own, storage) == pytest.approx(1 / 3)
+    assert len(calls) == done + 1
+
+
+def test_a_longer_run_than_the_own_ones_is_run(storage, monkeypatch):
+    victim = FewClasses()
+    samples = victim.clips(5)
+    search = Search("deepfool", 0.4, 10, 0, max_iter=1)
+    own = find(victim, samples, search, storage)
+    calls = killing(monkeypatch, -1)
+    transferred_fooling_rate(victim, samples, search, Budget(0.3, 50, {}), own, storage)
+    assert [call["max_iter"] for call in calls] == [50]
+
+
+# Results
+
+
+def result_of(success, norm, reached=True):
+    success = np.array(success)
+    norms = {name: np.array(norm, float) for name in ("l0", "l2", "linf")}
+    first = np.zeros(len(success), int)
+    budget = Budget(1.0, 5, {})
+    rate = float(success.mean())
+    return BudgetResult("bim_a", "linf", budget, 0.5, rate, reached, success, first, norms, 9.0, 0, 0, [], "s")
+
+
+def test_perturbation_is_of_successes_or_counts_failures_as_the_largest():
+    assert result_of([True, False, True], [1, 5, 3]).perturbation() == 2
+    assert result_of([True, False, True], [1, 5, 3], reached=False).perturbation() == pytest.approx(13 / 3)
+    assert result_of([False, False], [1, 5], reached=False).perturbation() == 9
+    assert result_of([True, False, True], [1, 5, 3]).mean_norms() == {"l0": 2, "l2": 2, "linf": 2}
+    assert all(np.isnan(list(result_of([False], [1], reached=False).mean_norms().values())))
+
+
+def test_the_example_is_adversarial_and_within_the_budget(storage):
+    victim, samples, _ = known_victim()
+    search = bim(target=0.5)
+    result = find(victim, samples, search, storage)
+    index, x_adv = example(victim, samples, search, result)
+    assert result.success[index] and x_adv.shape == SHAPE[1:]
+    assert victim(torch.from_numpy(x_adv)[None, None]).argmax().item() == samples.target[index].item()
+    assert np.abs(x_adv - samples.x[index, 0].numpy()).max() <= result.budget.bound + 1e-6
+    assert example(victim, samples, search, result_of([False], [1.0], reached=False)) is None
+
+
+def test_samples_are_taken_by_index_and_slice():
+    samples = marked(5)
+    assert samples.take(np.array([3, 1])).x.flatten().tolist() == [3, 1]
+    taken = samples.take(slice(1, 3))
+    assert len(taken) == 2 and taken.start.flatten().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nonsense://x", "sqlite:////nowhere/at/all/optuna.db"])
+def test_a_storage_that_cannot_be_used_is_named(url):
+    with pytest.raises(InputError, match=f"--storage {url}: cannot be used"):
+        open_storage(url)
