@@ -142,8 +142,8 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
                     folds.append(_finished_fold(fold, done[0].info.run_id))
                     logger.info("%s: fold %d is already trained, reusing run %s", name, fold, folds[-1].run_id)
                     continue
-                tags = {**identity, "stage": "fold", "fold": fold, "fold_key": fold_key}
-                with stage.child(f"{options.kind} {name} fold {fold}", tags) as child:
+                tags = {**identity, "stage": "fold", "fold": fold}
+                with stage.child(f"{options.kind} {name} fold {fold}", fold_key, tags) as child:
                     child.params({**params, "fold": fold})
                     folds.append(_train_fold(options, settings, weights, store, parts, fold, child, identity, device))
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")

@@ -152,13 +152,14 @@ class StageRun:
             MlflowClient().log_artifact(self.run_id, str(file), None if parent == "." else parent)
 
     @contextmanager
-    def child(self, name: str, tags: Mapping[str, Any]) -> Iterator[StageRun]:
-        """A run nested under this one, for a fold."""
-        parent = {"mlflow.parentRunId": self.run_id, "mlflow.runName": name}
-        experiment = MlflowClient().get_run(self.run_id).info.experiment_id
-        created = MlflowClient().create_run(experiment, tags=parent, run_name=name)
-        with _closing(StageRun(created.info.run_id)) as run:
-            run.tags({**tags, "pid": os.getpid(), "host": socket.gethostname()})
+    def child(self, name: str, key: str, tags: Mapping[str, Any]) -> Iterator[StageRun]:
+        """A run nested under this one, for a fold; an interrupted one of the same key is continued here."""
+        client = MlflowClient()
+        experiment = client.get_run(self.run_id).info.experiment_id
+        run_id = _interrupted({"fold_key": key}) or client.create_run(experiment, run_name=name).info.run_id
+        client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
+        with _closing(StageRun(run_id)) as run:
+            run.tags({**tags, "fold_key": key, "pid": os.getpid(), "host": socket.gethostname()})
             yield run
 
 
@@ -205,7 +206,7 @@ def stage_run(
                 run.tags({"stage": stage, "reused_from": earlier})
         yield StageRun(earlier, reused=True)
         return
-    run_id = attached or (None if force else _interrupted(digest)) or _create(stage)
+    run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
     with _closing(StageRun(run_id)) as run:
         own = {"stage": stage, "resume_key": digest, "pid": os.getpid(), "host": socket.gethostname()}
@@ -267,9 +268,9 @@ def _create(stage: str) -> str:
     return MlflowClient().create_run(_experiment_id(), run_name=stage).info.run_id
 
 
-def _interrupted(digest: str) -> str | None:
-    """A run of this key that was stopped before its end, set RUNNING again."""
-    for run in find({"resume_key": digest}):
+def _interrupted(tags: Mapping[str, str]) -> str | None:
+    """The newest run with these tags that was stopped before its end, set RUNNING again."""
+    for run in find(tags):
         if run.info.status in ("FAILED", "KILLED"):
             MlflowClient().update_run(run.info.run_id, status="RUNNING")
             if tag(run, "failure"):

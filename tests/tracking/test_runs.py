@@ -1,0 +1,415 @@
+"""Runs in a real MLflow store: how they end, are found again, continued, attached to and closed."""
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from advtrack.errors import InputError
+from advtrack.tracking import runs
+from advtrack.tracking.runs import connect, find, resume_key, stage_run, umbrella
+
+KEY = {"digest": "abc", "lr": 0.1}
+
+
+@contextmanager
+def stage(name="train", version=1, key=KEY, **options):
+    options = {"title": "synthetic-stft", "params": {"lr": 0.1}, "tags": {"dataset": "synthetic"}, **options}
+    with stage_run(name, version, key, **options) as run:
+        yield run
+
+
+def finished(**options):
+    with stage(**options) as run:
+        return run.run_id
+
+
+def failed(error=None, **options):
+    error = error or ValueError("it broke")
+    with pytest.raises(type(error)), stage(**options) as run:
+        raise error
+    return run.run_id
+
+
+def status(run):
+    return runs.get(run).info.status
+
+
+def count(store):
+    return len(store.search_runs([e.experiment_id for e in store.search_experiments()]))
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+# A stage
+
+
+def test_a_stage_is_a_finished_run_with_all_it_needs_to_be_found(store):
+    with stage() as run:
+        assert status(run.run_id) == "RUNNING"
+    done = runs.get(run.run_id)
+    assert done.info.status == "FINISHED" and not run.reused
+    assert done.data.params == {"lr": "0.1"}
+    tags = {name: runs.tag(done, name) for name in ("stage", "dataset", "code_version", "pid", "host", "resume_key")}
+    assert tags == {
+        "stage": "train",
+        "dataset": "synthetic",
+        "code_version": "1",
+        "pid": str(os.getpid()),
+        "host": socket.gethostname(),
+        "resume_key": resume_key("train", 1, KEY),
+    }
+    assert done.info.run_name == "train synthetic-stft"
+    assert store.get_experiment(done.info.experiment_id).name == runs.EXPERIMENT
+
+
+def test_what_a_stage_logs_can_be_read_back(store):
+    with stage() as run:
+        run.metrics({"loss": 0.5}, step=1)
+        run.metrics({"loss": 0.25}, step=2)
+        run.text("a,b\n", "attack/table.csv")
+        run.data(b"\x00\x01", "attack/figure.png")
+        run.data(b"\x02", "figure.png")
+        run.dataset("esc10", "d" * 64, "/data/esc10")
+    history = store.get_metric_history(run.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.25)]
+    assert runs.read_artifact(run.run_id, "attack/table.csv") == b"a,b\n"
+    assert runs.read_artifact(run.run_id, "attack/figure.png") == b"\x00\x01"
+    assert runs.read_artifact(run.run_id, "figure.png") == b"\x02"
+    assert runs.artifacts(run.run_id, "attack") == {"attack/table.csv", "attack/figure.png"}
+    (given,) = runs.get(run.run_id).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("esc10", "d" * 36)
+    assert "/data/esc10" in given.dataset.source
+
+
+@pytest.mark.parametrize(
+    ("error", "ending", "reason"),
+    [
+        (ValueError("it broke"), "FAILED", "it broke"),
+        (InputError("no such file"), "FAILED", "no such file"),
+        (RuntimeError(), "FAILED", "RuntimeError"),
+        (SystemExit(3), "FAILED", "3"),
+        (ValueError("long " * 999), "FAILED", ("long " * 100)),
+        (KeyboardInterrupt(), "KILLED", None),
+    ],
+)
+def test_a_stage_that_breaks_says_so_and_why(store, error, ending, reason):
+    run = failed(error)
+    assert status(run) == ending
+    assert runs.tag(runs.get(run), "failure") == reason
+
+
+# Reuse
+
+
+def test_the_same_key_is_reused(store, caplog):
+    first = finished()
+    with caplog.at_level("INFO", "advtrack"), stage(params={"lr": 9}) as run:
+        assert run.reused and run.run_id == first
+    assert first in caplog.text and "reusing" in caplog.text
+    assert count(store) == 1 and runs.get(first).data.params == {"lr": "0.1"}
+
+
+@pytest.mark.parametrize("change", [{"key": {**KEY, "lr": 0.2}}, {"version": 2}, {"name": "attack"}, {"force": True}])
+def test_another_key_version_or_stage_is_done_anew_and_so_is_force(store, change):
+    first = finished()
+    with stage(**change) as run:
+        assert not run.reused and run.run_id != first
+    assert count(store) == 2
+
+
+def test_after_force_the_new_run_is_the_one_reused(store):
+    finished()
+    second = finished(force=True)
+    with stage() as run:
+        assert run.reused and run.run_id == second
+
+
+def test_a_key_does_not_depend_on_order_and_tells_types_apart():
+    assert resume_key("a", 1, {"x": 1, "y": [1, 2]}) == resume_key("a", 1, {"y": [1, 2], "x": 1})
+    keys = [resume_key("a", 1, {"x": value}) for value in (1, "1", 1.5, None, True, [1])]
+    assert len(set(keys)) == len(keys)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("error", [ValueError("it broke"), KeyboardInterrupt()])
+def test_an_interrupted_run_is_continued_under_its_id(store, caplog, error):
+    interrupted = failed(error)
+    with caplog.at_level("INFO", "advtrack"), stage() as run:
+        assert run.run_id == interrupted and not run.reused
+        assert status(interrupted) == "RUNNING"
+    assert interrupted in caplog.text
+    assert status(interrupted) == "FINISHED" and count(store) == 1
+    assert runs.tag(runs.get(interrupted), "failure") is None  # it has not failed after all
+
+
+def test_an_interrupted_run_of_another_key_is_left_alone(store):
+    interrupted = failed()
+    assert finished(key={"digest": "other"}) != interrupted
+    assert status(interrupted) == "FAILED"
+
+
+def test_force_does_not_continue(store):
+    interrupted = failed()
+    assert finished(force=True) != interrupted
+
+
+def test_a_running_run_of_a_process_that_is_gone_is_closed_and_continued(store):
+    with stage() as run:
+        pass
+    store.update_run(run.run_id, status="RUNNING")  # as SIGKILL leaves it
+    store.set_tag(run.run_id, "advtrack.pid", str(dead_pid()))
+    other = finished(key={"digest": "other"})  # whatever stage comes next
+    assert status(run.run_id) == "KILLED" and other != run.run_id
+    assert finished() == run.run_id
+    assert runs.tag(runs.get(run.run_id), "pid") == str(os.getpid())
+
+
+@pytest.mark.parametrize("tags", [{"host": "elsewhere"}, {"pid": str(os.getpid())}])
+def test_running_runs_of_the_living_and_of_other_machines_stay(store, tags):
+    with stage() as run:
+        pass
+    store.update_run(run.run_id, status="RUNNING")
+    for name, value in {"pid": str(dead_pid()), **tags}.items():
+        store.set_tag(run.run_id, f"advtrack.{name}", value)
+    finished(key={"digest": "other"})
+    assert status(run.run_id) == "RUNNING"
+
+
+def test_a_child_is_nested_and_bears_its_tags(store):
+    with stage() as run, run.child("fold 3", "k", {"fold": 3}) as child:
+        pass
+    done = runs.get(child.run_id)
+    assert done.info.status == "FINISHED" and done.info.run_name == "fold 3"
+    assert done.data.tags["mlflow.parentRunId"] == run.run_id
+    assert done.info.experiment_id == runs.get(run.run_id).info.experiment_id
+    assert (runs.tag(done, "fold"), runs.tag(done, "fold_key")) == ("3", "k")
+    assert [found.info.run_id for found in find({"fold_key": "k"}, status="FINISHED")] == [child.run_id]
+
+
+def test_a_failure_in_a_child_fails_both_and_both_are_continued(store):
+    with pytest.raises(ValueError, match="deep"), stage() as run, run.child("fold 0", "k", {}) as child:
+        raise ValueError("deep")
+    assert status(run.run_id) == status(child.run_id) == "FAILED"
+    with stage() as again, again.child("fold 1", "other", {}) as other, again.child("fold 0", "k", {}) as continued:
+        assert other.run_id != child.run_id
+    assert (again.run_id, continued.run_id) == (run.run_id, child.run_id)
+    assert status(run.run_id) == status(child.run_id) == "FINISHED"
+
+
+def test_an_interrupted_child_is_continued_under_another_parent(store):
+    with pytest.raises(ValueError, match="deep"), stage() as run, run.child("fold 0", "k", {}) as child:
+        raise ValueError("deep")
+    with stage(key={"folds": 5}) as parent, parent.child("fold 0", "k", {}) as continued:
+        pass
+    assert continued.run_id == child.run_id
+    assert runs.get(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id != run.run_id
+
+
+# The run of mlflow run
+
+
+@pytest.fixture
+def attached(store, monkeypatch):
+    """A run as ``mlflow run`` makes it, with parameters of its own."""
+    run = store.create_run("0").info.run_id
+    store.log_param(run, "device", "auto")
+    store.log_param(run, "samples", "'12,pia=4'")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run)
+    return run
+
+
+def test_the_given_run_is_attached_to_once(store, attached):
+    assert finished() == attached
+    assert "MLFLOW_RUN_ID" not in os.environ
+    assert finished(key={"digest": "other"}) != attached
+
+
+def test_parameters_already_on_the_run_stay_and_what_they_resolved_to_is_a_tag(store, attached):
+    finished(params={"device": "cpu", "samples": "12,pia=4", "lr": 0.1})
+    run = runs.get(attached)
+    assert run.data.params == {"device": "auto", "samples": "'12,pia=4'", "lr": "0.1"}
+    resolved = {name: value for name, value in run.data.tags.items() if name.startswith("advtrack.resolved.")}
+    assert resolved == {"advtrack.resolved.device": "cpu"}
+
+
+def test_a_reuse_ends_the_given_run_and_names_the_earlier_one(store, monkeypatch):
+    first = finished()
+    given = store.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    with stage() as run:
+        assert run.reused and run.run_id == first
+    assert status(given) == "FINISHED"
+    assert runs.tag(runs.get(given), "reused_from") == first
+    assert [found.info.run_id for found in find({"stage": "train"})] == [first]  # a reuse is no result
+    with stage() as run:
+        assert run.run_id == first
+
+
+def test_an_attached_run_that_breaks_is_failed(store, attached):
+    assert failed() == attached and status(attached) == "FAILED"
+
+
+def test_an_umbrella_holds_the_given_run_while_others_work(store, attached):
+    with umbrella("main"):
+        assert status(attached) == "RUNNING"
+        assert finished() != attached
+    assert status(attached) == "FINISHED" and runs.tag(runs.get(attached), "umbrella") == "True"
+
+
+def test_an_umbrella_without_a_given_run_makes_none(store):
+    with umbrella("main"):
+        pass
+    assert count(store) == 0
+
+
+def test_an_umbrella_fails_with_what_is_under_it(store, attached):
+    with pytest.raises(ValueError, match="it broke"), umbrella("main"):
+        failed()
+        raise ValueError("it broke")
+    assert status(attached) == "FAILED"
+
+
+# Finding
+
+
+def test_find_goes_through_all_experiments_newest_first(store, monkeypatch):
+    first = finished()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.create_experiment("elsewhere"))
+    second = finished(key={"digest": "other"})
+    assert runs.get(first).info.experiment_id != runs.get(second).info.experiment_id
+    assert [run.info.run_id for run in find({"stage": "train"})] == [second, first]
+    assert find({"stage": "train", "dataset": "esc10"}) == [] == find({"stage": "train"}, status="FAILED")
+
+
+# The store
+
+
+def test_a_store_that_works_is_connected_to_without_leaving_runs(store):
+    connect()
+    connect()
+    assert count(store) == 0
+    assert [e.name for e in store.search_experiments()].count(runs.EXPERIMENT) == 1
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Servers on the loopback address that give one answer to everything, or none; their address."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    listeners, held = [], []
+
+    def start(answers):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def loop():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                asked = connection.recv(4096)
+                answer = answers.get(asked.split(b" ")[1] if b" " in asked else b"", answers.get(b""))
+                if answer is None:
+                    held.append(connection)
+                else:
+                    connection.sendall(answer)
+                    connection.close()
+
+        threading.Thread(target=loop, daemon=True).start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for opened in (*listeners, *held):
+        opened.close()
+
+
+def http(code, body=b""):
+    return b"HTTP/1.1 %d x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (code, len(body), body)
+
+
+def refused(uri):
+    start = monotonic()
+    with pytest.raises(InputError) as caught:
+        connect()
+    assert monotonic() - start < 10
+    assert f"the MLflow tracking store {uri} cannot be used" in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_server_that_is_down_is_named(point_to, answering):
+    point_to("http://127.0.0.1:9")
+    assert "refused" in refused("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {b"": http(503)},
+        {b"": http(404)},
+        {b"": http(200, b"<html>")},
+        {b"": b"SSH-2.0-OpenSSH\r\n"},
+        {b"/health": http(200, b"OK"), b"": http(500, b"the database is gone")},  # MLflow's client would try again
+    ],
+)
+def test_a_server_that_answers_amiss_is_named(point_to, answering, answers):
+    uri = answering(answers)
+    point_to(uri)
+    refused(uri)
+
+
+def test_a_server_that_does_not_answer_is_named_in_time(point_to, answering, monkeypatch):
+    assert runs._PROBE_SECONDS < 10
+    monkeypatch.setattr(runs, "_PROBE_SECONDS", 1)
+    for answers in ({}, {b"/health": http(200, b"OK")}):
+        uri = answering(answers)
+        point_to(uri)
+        assert "timed out" in refused(uri)
+    assert not {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"} & os.environ.keys()
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:port", "foo://bar", "sqlite:////nowhere/at/all/mlflow.db"])
+def test_an_address_of_nothing_is_named(point_to, uri):
+    point_to(uri)
+    refused(uri)
+
+
+def test_a_file_that_is_no_database_is_named(point_to, tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database at all " * 99)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    point_to(uri)
+    assert "not a database" in refused(uri)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that nothing can be written to."""
+    folder = tmp_path / "read_only"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if os.access(folder, os.W_OK):
+        pytest.skip("permission bits do not bind this user (root): nothing is read-only to it")
+    yield folder
+    folder.chmod(stat.S_IRWXU)
+
+
+def test_a_read_only_folder_is_named(point_to, read_only):
+    uri = f"sqlite:///{read_only / 'mlflow.db'}"
+    point_to(uri)
+    assert "not writable" in refused(uri)
+    assert not list(Path(read_only).iterdir())
