@@ -191,6 +191,10 @@ def _starts(victim: Victim, store: SpectrogramSet, train: np.ndarray, targets: S
     best = {}
     for target in set(targets):
         own = np.flatnonzero(store.y[train] == target)
+        if not len(own):
+            raise InputError(
+                f"no training clip of class {store.classes[target]} to start from: the data set has too few recordings"
+            )
         best[target] = train[own[scores[own, target].argmax()]]
     return np.array([best[target] for target in targets])
 

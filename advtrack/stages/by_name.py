@@ -51,6 +51,6 @@ def whole_number_for(option: str, text: str, name: str, names: Collection[str]) 
     """
     values = by_name(option, text, names)
     value = values.get(name, values.get("", "0"))
-    if not value.isdigit():
+    if not value.isdecimal():
         raise InputError(f"--{option} {text}: {value!r} is not a whole number of at least 0")
     return int(value), name in values

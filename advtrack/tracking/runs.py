@@ -49,6 +49,8 @@ def connect() -> None:
             _check_writable(Path(uri.removeprefix("sqlite:///")))
         with _impatient():
             _experiment_id()
+    except InputError:
+        raise
     except Exception as error:  # MLflow lets each database driver's own through
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -91,6 +93,11 @@ def _experiment_id() -> str:
         return given
     client = MlflowClient()
     if found := client.get_experiment_by_name(EXPERIMENT):
+        if found.lifecycle_stage == "deleted":
+            raise InputError(
+                f"the experiment {EXPERIMENT} is deleted: restore it with mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}, or choose another with MLFLOW_EXPERIMENT_ID"
+            )
         return found.experiment_id
     try:
         return client.create_experiment(EXPERIMENT)

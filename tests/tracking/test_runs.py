@@ -373,6 +373,13 @@ def test_a_server_that_answers_amiss_is_named(point_to, answering, answers):
     refused(uri)
 
 
+def test_a_server_that_answers_amiss_is_named_when_the_experiment_is_given_too(point_to, answering, monkeypatch):
+    uri = answering({b"": http(503)})
+    point_to(uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "1")
+    assert "503" in refused(uri)
+
+
 def test_a_server_that_does_not_answer_is_named_in_time(point_to, answering, monkeypatch):
     assert runs._PROBE_SECONDS < 10
     monkeypatch.setattr(runs, "_PROBE_SECONDS", 1)
