@@ -74,7 +74,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Victim:
         fields |= {"classes": tuple(fields["classes"]), "shape": tuple(fields["shape"])}
         description = Description(**fields)
         state = load_file(folder / _WEIGHTS, device=str(device))
-        network = build(description.model, len(description.classes)).to(device)
+        network = build(description.model, len(description.classes))
+        # In this layout ResNets take half the time on CPUs, and on GPUs with tensor cores.
+        network = network.to(device).to(memory_format=torch.channels_last)
         network.load_state_dict(state)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise InputError(

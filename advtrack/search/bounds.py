@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+#: Ratio of successive eps while none is known to miss the target; ours.
+_STRIDE = 4.0
+
 
 def successes_needed(target_fooling_rate: float, samples: int) -> int:
     """Successes that reach a target fooling rate: ceil(target x samples), at least one."""
@@ -65,11 +68,16 @@ class Bounds:
         return float(np.sort(self.resisted_at)[self.needed - 1]), float(np.sort(self.fooled_at)[self.needed - 1])
 
     def proposal(self) -> float:
-        """The eps to try next: the largest first, where runs end early, then the geometric middle of the bracket."""
+        """The eps to try next: the largest first, down in strides until one misses, then the bracket's middle.
+
+        Runs at a large eps end early, those at a hopeless one are as long as can be. Strides from above meet one or
+        two of the latter; halving the whole interval would begin with them.
+        """
         missed, reached = self.bracket()
         if reached == np.inf:
             return self.high
-        return float(np.sqrt(max(missed, self.low) * reached))
+        middle = float(np.sqrt(max(missed, self.low) * reached))
+        return middle if missed > 0 else max(reached / _STRIDE, self.low)
 
     def settled(self, tolerance: float) -> bool:
         """Whether the bracket is narrower than ``tolerance`` (relative), or an end of the interval decides."""

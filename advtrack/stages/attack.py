@@ -21,16 +21,8 @@ from advtrack.models.checkpoint import Victim
 from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
-from advtrack.search.study import (
-    Budget,
-    BudgetResult,
-    Samples,
-    Search,
-    example,
-    open_storage,
-    search_budget,
-    transferred_fooling_rate,
-)
+from advtrack.search.space import Budget, BudgetResult, Samples, Search
+from advtrack.search.study import example, open_storage, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.features import find_store
 from advtrack.stages.train import choose_device, split_store

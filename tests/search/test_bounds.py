@@ -63,7 +63,7 @@ def test_bisection_ends_next_to_the_smallest_bound(thresholds, data, tolerance):
         undecided = bounds.undecided(eps)
         bounds.record(undecided, eps, thresholds[undecided] <= eps)
         steps += 1
-    assert steps <= 12
+    assert steps <= 14
     smallest, reached = np.sort(thresholds)[needed - 1], bounds.bracket()[1]
     if smallest > HIGH:
         assert steps == 1 and reached == np.inf
@@ -93,11 +93,19 @@ def test_contradictions_are_counted_and_withdrawn():
     assert bounds.fooled_at[2] == 0.15 and bounds.resisted_at[2] == 0.0
 
 
-def test_the_first_proposal_is_the_largest_and_then_the_geometric_middle():
+def test_proposals_stride_down_from_the_largest_and_halve_once_one_missed():
     bounds = Bounds(1, LOW, HIGH, 1)
     assert bounds.bracket() == (0.0, np.inf)
     assert bounds.proposal() == HIGH
     bounds.record(np.array([0]), HIGH, np.array([True]))
-    assert bounds.proposal() == pytest.approx((LOW * HIGH) ** 0.5)
+    assert bounds.proposal() == pytest.approx(HIGH / 4)
+    bounds.record(np.array([0]), HIGH / 4, np.array([True]))
+    assert bounds.proposal() == pytest.approx(HIGH / 16)
     bounds.record(np.array([0]), 0.01, np.array([False]))
-    assert bounds.proposal() == pytest.approx((0.01 * HIGH) ** 0.5)
+    assert bounds.proposal() == pytest.approx((0.01 * HIGH / 4) ** 0.5)
+
+
+def test_strides_end_at_the_lowest():
+    bounds = Bounds(1, LOW, HIGH, 1)
+    bounds.record(np.array([0]), 2 * LOW, np.array([True]))
+    assert bounds.proposal() == LOW

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from advtrack.errors import InputError
-from advtrack.search.study import Budget, BudgetResult
+from advtrack.search.space import Budget, BudgetResult
 from advtrack.stages import attack as stage
 from advtrack.stages.attack import Attacking, wrong_label
 from advtrack.stages.train import split_store
