@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from advtrack.reporting.tables import Cell, Sheet, Table
+from advtrack.reporting.cells import Cell, Sheet, Table
 
 # Nothing may be fetched, whatever ends up in the page.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -1,21 +1,15 @@
-"""Tables I, II and III and the list of budgets: from records to cells, from cells to Markdown and CSV.
-
-A cell is worked out once and carries both its number and its printed text, so that no two formats can disagree.
-"""
+"""Tables I, II and III and the list of budgets: from records to cells."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Protocol
 
+from advtrack.reporting.cells import ABSENT, Cell, Row, Sheet, Table
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
-
-ABSENT = "—"
 
 
 class FillingCommand(Protocol):
@@ -25,109 +19,6 @@ class FillingCommand(Protocol):
         self, dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]
     ) -> str:
         """Return the command that runs ``attacks`` on this victim, or trains it where ``attacks`` is empty."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes
-    ----------
-    text : str
-        What is printed; an em dash where there is nothing.
-    value : float or None
-        The number behind the text, to ten significant digits, in the table's unit.
-    missing : str or None
-        The command that fills the cell, or completes it.
-    best : bool
-        Whether this is the best cell of its row.
-    at_least : bool
-        Whether the value is a lower bound.
-    attacks : tuple of str
-        Attacks that the value averages over.
-    details : mapping of str to float
-        Further numbers by name: what the value was made of.
-    notes : tuple of str
-        What a reader has to know about this cell.
-    """
-
-    text: str
-    value: float | None = None
-    missing: str | None = None
-    best: bool = False
-    at_least: bool = False
-    attacks: tuple[str, ...] = ()
-    details: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """The cells of one representation of one data set, in the order of the table's models."""
-
-    dataset: str
-    representation: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table as it is laid out on a page, whatever the format.
-
-    Attributes
-    ----------
-    title, caption : str
-        What stands above and below it.
-    header : tuple of str
-        Column names.
-    keys : int
-        How many leading columns name the line; the others hold its values.
-    lines : tuple of tuple of Cell
-        The cells, line by line.
-    notes : tuple of str
-        Remarks on single cells.
-    commands : mapping of str to tuple of str
-        Commands that fill open cells, each with the cells it fills.
-    """
-
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    keys: int
-    lines: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Table:
-    """One of the paper's tables: a row per data set and representation, a column per model."""
-
-    number: Literal["I", "II", "III"]
-    title: str
-    caption: str
-    models: tuple[str, ...]
-    rows: tuple[Row, ...]
-
-    def sheet(self) -> Sheet:
-        """Lay the table out, with the notes and the commands of its cells gathered."""
-        notes: list[str] = []
-        commands: dict[str, list[str]] = {}
-        for row in self.rows:
-            for model, cell in zip(self.models, row.cells, strict=True):
-                place = f"{row.dataset}, {row.representation}, {model}"
-                notes += [f"{place}: {note}." for note in cell.notes]
-                if cell.missing is not None:
-                    commands.setdefault(cell.missing, []).append(place)
-        return Sheet(
-            title=f"Table {self.number}: {self.title}",
-            caption=self.caption,
-            header=("Data set", "Representation", *self.models),
-            keys=2,
-            lines=tuple((Cell(row.dataset), Cell(row.representation), *row.cells) for row in self.rows),
-            notes=tuple(notes),
-            commands={command: tuple(places) for command, places in commands.items()},
-        )
 
 
 def table_one(
@@ -366,71 +257,6 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
     )
 
 
-def to_markdown(table: Table | Sheet) -> str:
-    """Render a table as Markdown that also reads well in a console.
-
-    Parameters
-    ----------
-    table : Table or Sheet
-        What to render.
-
-    Returns
-    -------
-    str
-        Heading, aligned table, caption, notes, and the commands that fill open cells.
-    """
-    sheet = table.sheet() if isinstance(table, Table) else table
-    grid = [sheet.header, *(tuple(_markdown_cell(cell) for cell in line) for line in sheet.lines)]
-    grid = [tuple(text.replace("|", r"\|") for text in line) for line in grid]
-    widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(sheet.header))]
-    rule = [":" + "-" * (w - 1) if i < sheet.keys else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-
-    def row(line: Sequence[str]) -> str:
-        padded = (
-            t.ljust(w) if i < sheet.keys else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    parts = [f"### {sheet.title}", "\n".join([row(grid[0]), row(rule), *map(row, grid[1:])]), sheet.caption]
-    if sheet.notes:
-        parts.append("\n".join(["Notes:", "", *(f"- {note}" for note in sheet.notes)]))
-    if sheet.commands:
-        fills = [f"- `{command}` ({'; '.join(places)})" for command, places in sheet.commands.items()]
-        parts.append("\n".join(["Open cells, and the command that comes next for them:", "", *fills]))
-    return "\n\n".join(parts) + "\n"
-
-
-def to_csv(table: Table | Sheet) -> str:
-    """Render a table as CSV, numbers to ten significant digits.
-
-    Parameters
-    ----------
-    table : Table or Sheet
-        A `Table` gives a line per cell, a `Sheet` a line per line.
-
-    Returns
-    -------
-    str
-        Comma-separated, one header line; empty where there is no value.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if isinstance(table, Sheet):
-        writer.writerow(table.header)
-        writer.writerows([_csv_cell(cell) for cell in line] for line in table.lines)
-        return buffer.getvalue()
-    names = list(dict.fromkeys(name for row in table.rows for cell in row.cells for name in cell.details))
-    header = ["table", "dataset", "representation", "model", "value", "text", "best", "at_least", "attacks", "missing"]
-    writer.writerow([*header, "notes", *names])
-    for row in table.rows:
-        for model, cell in zip(table.models, row.cells, strict=True):
-            place = (table.number, row.dataset, row.representation, model)
-            marks = (int(cell.best), int(cell.at_least), " ".join(cell.attacks), cell.missing or "")
-            details = (_raw(cell.details.get(name)) for name in names)
-            writer.writerow([*place, _raw(cell.value), cell.text, *marks, "; ".join(cell.notes), *details])
-    return buffer.getvalue()
-
-
 def _by_name(records: Sequence[VictimRecord]) -> dict[tuple[str, str, str, str], VictimRecord]:
     """Index the records; two for one name would make a table depend on their order."""
     victims: dict[tuple[str, str, str, str], VictimRecord] = {}
@@ -546,17 +372,3 @@ def _number(value: float, form: Callable[[float], str]) -> Cell:
 def _clean(value: float) -> float:
     """Drop the noise of floating-point sums, so that every format rounds the same number the same way."""
     return float(f"{value:.10g}")
-
-
-def _raw(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
-
-
-def _csv_cell(cell: Cell) -> str:
-    if cell.value is not None:
-        return _raw(cell.value)
-    return "" if cell.text == ABSENT else cell.text
-
-
-def _markdown_cell(cell: Cell) -> str:
-    return f"**{cell.text}**" if cell.best else cell.text

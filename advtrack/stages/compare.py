@@ -11,9 +11,10 @@ from typing import Any
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.reporting.figures import budget_figure
+from advtrack.reporting.formats import to_csv, to_markdown
 from advtrack.reporting.records import Training, VictimRecord
 from advtrack.reporting.report import ReportFigure, html_report
-from advtrack.reporting.tables import per_attack_table, table_one, table_three, table_two, to_csv, to_markdown
+from advtrack.reporting.tables import per_attack_table, table_one, table_three, table_two
 from advtrack.stages.attack import find_records
 from advtrack.stages.train import read_folds
 from advtrack.tracking import registry, runs

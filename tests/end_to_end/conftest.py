@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from advtrack.cli import cli
@@ -39,11 +38,9 @@ class Place:
 def place(folder: Path) -> Iterator[Place]:
     """A place with a tracking store of its own, as long as it is needed."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    before, threads = mlflow.get_tracking_uri(), torch.get_num_threads()
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
-    torch.set_num_threads(1)  # several threads on busy cores wait for each other
     yield Place(folder)
-    torch.set_num_threads(threads)
     mlflow.set_tracking_uri(before)
 
 

@@ -12,14 +12,6 @@ from advtrack.models.zoo import build
 CLASSES = ("bark", "rain", "siren")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def saved(tmp_path):
     """A folder with a saved network whose BatchNorm has seen data, and that network."""

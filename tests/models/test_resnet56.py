@@ -7,14 +7,6 @@ from torch import nn
 from advtrack.models.resnet56 import ResidualBlock, ResNet56
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_has_6n_plus_2_layers_and_the_papers_size():
     network = ResNet56(10)
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]

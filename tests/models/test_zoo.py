@@ -18,14 +18,6 @@ from advtrack.models import MODELS
 from advtrack.models.zoo import Network, build, check_weights
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rgb_state():
     """A state dict like torchvision's ResNet-18, of ImageNet's shape."""

@@ -6,10 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
+from advtrack.reporting.cells import Table
 from advtrack.reporting.figures import curve_figure
+from advtrack.reporting.formats import to_csv, to_markdown
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 from advtrack.reporting.report import ReportFigure, html_report
-from advtrack.reporting.tables import Table, per_attack_table, table_one, table_three, table_two, to_csv, to_markdown
+from advtrack.reporting.tables import per_attack_table, table_one, table_three, table_two
 
 MODELS = ["alexnet", "resnet18"]
 EVIL = '<script>alert("x")</script>'

@@ -18,14 +18,6 @@ SHAPE = (1, 4, 4)
 BIM = pytest.mark.parametrize("attack", ["bim_a", "bim_b"])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def storage():
     return optuna.storages.InMemoryStorage()

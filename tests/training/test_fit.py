@@ -15,14 +15,6 @@ from advtrack.training.fit import Epoch, Settings, classification_loss, fit, mas
 SIDE = 12
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Stripes:
     """Classes that differ by the row that is bright: no roll in time hides that."""
 
