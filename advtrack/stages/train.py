@@ -86,6 +86,19 @@ class Fold:
     stop_accuracy: float
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What all folds of one training share."""
+
+    options: Training
+    settings: Settings
+    weights: str
+    store: SpectrogramSet
+    parts: Split
+    identity: Mapping[str, Any]
+    device: torch.device
+
+
 def run(options: Training) -> str:
     """Train the folds; the MLflow run that holds them.
 
@@ -133,7 +146,7 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
             folds = read_folds(stage.run_id)
         else:
             stage.dataset(options.dataset, store.digest, features_run)
-            parts = split_store(store, options.seed)
+            task = _Task(options, settings, weights, store, split_store(store, options.seed), identity, device)
             folds = []
             for fold in range(options.folds):
                 fold_key = runs.resume_key("fold", CODE_VERSION, {**determined, "fold": fold})
@@ -143,9 +156,13 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
                     logger.info("%s: fold %d is already trained, reusing run %s", name, fold, folds[-1].run_id)
                     continue
                 tags = {**identity, "stage": "fold", "fold": fold}
-                with stage.child(f"{options.kind} {name} fold {fold}", fold_key, tags) as child:
+                title = f"{options.kind} {name} fold {fold}"
+                with stage.child(title, fold_key, tags, fresh=options.force) as child:
                     child.params({**params, "fold": fold})
-                    folds.append(_train_fold(options, settings, weights, store, parts, fold, child, identity, device))
+                    state = Path(options.work_dir) / "training" / f"{fold_key}.pt"
+                    if options.force:
+                        state.unlink(missing_ok=True)
+                    folds.append(_train_fold(task, fold, child, state))
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             accuracies = np.array([fold.test_accuracy for fold in folds])
             stage.metrics({"test_accuracy": accuracies.mean(), "test_accuracy_std": accuracies.std()})
@@ -161,24 +178,14 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
         return stage.run_id
 
 
-def _train_fold(
-    options: Training,
-    settings: Settings,
-    weights: str,
-    store: SpectrogramSet,
-    parts: Split,
-    fold: int,
-    child: runs.StageRun,
-    identity: Mapping[str, Any],
-    device: torch.device,
-) -> Fold:
-    """Train, test, log and register one fold."""
+def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fold:
+    """Train, test, log and register one fold; ``state`` keeps unfinished training."""
+    options, store, parts, identity = task.options, task.store, task.parts, task.identity
     train, stop = with_copies(store, parts.train(fold)), parts.early_stopping(fold)
     mean, std = _moments(store, train)
     torch.manual_seed(options.seed * FOLDS + fold)  # the plain and the robust victim start from the same weights
-    network = build(options.model, len(store.classes), weights=weights, mean=mean, std=std).to(device)
+    network = build(options.model, len(store.classes), weights=task.weights, mean=mean, std=std).to(task.device)
     name = registry.model_name(options.dataset, options.representation, options.model)
-    state = Path(options.work_dir) / "training" / f"{child_key(child)}.pt"
 
     with tqdm(total=options.epochs, desc=f"{options.kind} {name} fold {fold}", unit="epoch", leave=False) as progress:
 
@@ -194,7 +201,7 @@ def _train_fold(
                 step=epoch.number,
             )
 
-        best = fit(network, store, train, stop, settings, state, on_epoch)
+        best = fit(network, store, train, stop, task.settings, state, on_epoch)
 
     y, scores = store.y[parts.test], probabilities(network, store, parts.test)
     matrix = _confusion(y, scores.argmax(1), len(store.classes))
@@ -205,7 +212,7 @@ def _train_fold(
     child.text(_predictions(store, parts.test, scores), "test_predictions.csv")
     child.dataset(options.dataset, store.digest, str(identity["features_run"]))
 
-    training = {**asdict(settings), "kind": options.kind, "fold": fold, "weights": weights}
+    training = {**asdict(task.settings), "kind": options.kind, "fold": fold, "weights": task.weights}
     training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
     description = Description(
         options.model, options.representation, options.dataset, store.classes, store.shape, dict(store.clip), training
@@ -270,11 +277,6 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto")
     return torch.device(device)
-
-
-def child_key(child: runs.StageRun) -> str:
-    """What names a fold's unfinished state on disk, the same for every run that continues it."""
-    return runs.tag(runs.get(child.run_id), "fold_key") or child.run_id
 
 
 def _settings(options: Training, weights: str) -> Settings:

@@ -159,11 +159,12 @@ class StageRun:
             MlflowClient().log_artifact(self.run_id, str(file), None if parent == "." else parent)
 
     @contextmanager
-    def child(self, name: str, key: str, tags: Mapping[str, Any]) -> Iterator[StageRun]:
-        """A run nested under this one, for a fold; an interrupted one of the same key is continued here."""
+    def child(self, name: str, key: str, tags: Mapping[str, Any], fresh: bool = False) -> Iterator[StageRun]:
+        """A run nested under this one, for a fold: the interrupted one of the same key, unless ``fresh``."""
         client = MlflowClient()
         experiment = client.get_run(self.run_id).info.experiment_id
-        run_id = _interrupted({"fold_key": key}) or client.create_run(experiment, run_name=name).info.run_id
+        interrupted = None if fresh else _interrupted({"fold_key": key})
+        run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
         with _closing(StageRun(run_id)) as run:
             run.tags({**tags, "fold_key": key, "pid": os.getpid(), "host": socket.gethostname()})

@@ -210,6 +210,15 @@ def test_a_failure_in_a_child_fails_both_and_both_are_continued(store):
     assert status(run.run_id) == status(child.run_id) == "FINISHED"
 
 
+def test_a_fresh_child_leaves_the_interrupted_one_alone(store):
+    with pytest.raises(RuntimeError), stage() as run, run.child("fold 0", "k", {}) as child:
+        raise RuntimeError
+    with stage() as again, again.child("fold 0", "k", {}, fresh=True) as fresh:
+        pass
+    assert fresh.run_id != child.run_id
+    assert status(child.run_id) == "FAILED" and status(fresh.run_id) == "FINISHED"
+
+
 def test_an_interrupted_child_is_continued_under_another_parent(store):
     with pytest.raises(ValueError, match="deep"), stage() as run, run.child("fold 0", "k", {}) as child:
         raise ValueError("deep")
