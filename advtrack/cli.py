@@ -207,7 +207,7 @@ def adv_train(**options: Any) -> None:
     show_default=True,
     help="Cap on iterations, 0 for each attack's own; with exceptions by attack.",
 )
-@_options(_storage, _seed, _device, _work_dir, _force)
+@_options(_storage, _seed, _device, _force)
 @_stage
 def attack(attack_name: str, data_dir: str, **options: Any) -> None:
     """Search the smallest budget of attacks that fools a registered victim at the target rate."""
@@ -244,9 +244,9 @@ def compare(representation: str, models: str, data_dir: str, seed: int, device: 
     show_default=True,
     help="Of every attack, under the plain victim's budget; 1: not checked.",
 )
-@_options(_seed, _device, _work_dir)
+@_options(_seed, _device)
 @_stage
-def promote(data_dir: str, seed: int, device: str, work_dir: str, **options: Any) -> None:
+def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
     """Move the alias champion to a victim that meets the thresholds."""
     from advtrack.stages.promote import Promotion, run
 

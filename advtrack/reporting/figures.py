@@ -238,13 +238,14 @@ def confusion_figure(matrix: ArrayLike, classes: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def curve_figure(trials: Sequence[tuple[float, float]], target: float, bound_name: str) -> bytes:
+def curve_figure(trials: Sequence[tuple[float, float, float]], target: float, bound_name: str) -> bytes:
     """Draw the fooling rate of each trial of a search against its bound.
 
     Parameters
     ----------
-    trials : sequence of (bound, fooling rate)
-        In any order; the rate in [0, 1].
+    trials : sequence of (bound, least rate, largest rate)
+        In any order; the fooling rate, in [0, 1], lies between the two: trials that were decided early leave samples
+        out, and are drawn as bars.
     target : float
         The fooling rate searched for.
     bound_name : str
@@ -255,10 +256,13 @@ def curve_figure(trials: Sequence[tuple[float, float]], target: float, bound_nam
     bytes
         PNG. Bounds of zero have no place on the logarithmic axis and are left out.
     """
-    shown = sorted((bound, 100 * rate) for bound, rate in trials if bound > 0)
+    shown = sorted(trial for trial in trials if trial[0] > 0)
+    bounds, least, largest = np.array(shown).reshape(-1, 3).T
+    middle = 50 * (least + largest)
     figure = _figure(6.0, 3.6)
     ax = figure.subplots()
-    ax.plot([b for b, _ in shown], [r for _, r in shown], "o-", color=PLAIN, linewidth=0.8, markersize=4, label="trial")
+    half = middle - 100 * least
+    ax.errorbar(bounds, middle, half, fmt="o-", color=PLAIN, linewidth=0.8, markersize=4, capsize=3, label="trial")
     ax.axhline(100 * target, color="#555555", linestyle=":", label=f"target {100 * target:g} %")
     ax.set_xscale("log")
     ax.set_ylim(-3, 103)

@@ -24,17 +24,24 @@ class AttackRecord:
         The rate asked for and the confirmed rate at the budget, in [0, 1].
     bound : float
         The budget's perturbation bound in the attack's own norm.
+    missed_at : float or None
+        The largest bound known to miss the target, of a search that bisects: the smallest that reaches it lies above.
     iterations : int
         The budget's iterations.
     perturbation : float
-        Mean perturbation over samples at the budget, own norm; failures count as the search space's largest
-        perturbation if the target was not reached, and are left out if it was. NaN where nothing was fooled.
+        Mean perturbation of the successes at the budget, own norm. If the target was not reached, failures count as
+        the largest perturbation that was allowed them; NaN where nothing bounds it.
     l0, l2, linf : float
         Mean norms of the successes; NaN where nothing was fooled.
     samples : int
         Correctly classified test clips attacked.
+    seed, sample_limit, longest : int
+        What else the search depends on: the seed, how many clips at most (0: all), and the cap on iterations. Searches
+        on two victims are compared only where these are equal.
     transferred_fooling_rate : float or None
         Fooling rate of this (adversarially trained) victim under the plain victim's budget.
+    plain_run_id : str or None
+        MLflow run that found the plain victim's budget.
     run_id : str
         MLflow run that holds the evidence.
     passes : int
@@ -47,13 +54,18 @@ class AttackRecord:
     target_fooling_rate: float
     fooling_rate: float
     bound: float
+    missed_at: float | None
     iterations: int
     perturbation: float
     l0: float
     l2: float
     linf: float
     samples: int
+    seed: int
+    sample_limit: int
+    longest: int
     transferred_fooling_rate: float | None
+    plain_run_id: str | None
     run_id: str
     passes: int
 
@@ -76,6 +88,8 @@ class VictimRecord:
         Version of the registered model that was attacked.
     run_id : str
         MLflow run of the training.
+    seed, weights : str
+        Of the training: split and initial weights.
     attacks : dict of str to AttackRecord
         Finished searches by attack name.
     """
@@ -88,4 +102,6 @@ class VictimRecord:
     fold: int
     version: str
     run_id: str
+    seed: str
+    weights: str
     attacks: dict[str, AttackRecord] = field(default_factory=dict)

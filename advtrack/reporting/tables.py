@@ -105,14 +105,15 @@ def table_two(
         unfinished, notes = [], []
         for attack in attacks:
             record = robust.attacks.get(attack) if robust else None
-            if record is None or record.transferred_fooling_rate is None:
+            source = plain.attacks.get(attack) if plain else None
+            if record is None or record.transferred_fooling_rate is None or source is None:
                 unfinished.append(attack)
-            elif math.isnan(record.transferred_fooling_rate):
-                notes.append(f"{attack} is left out, it had no sample to attack")
+            elif record.plain_run_id != source.run_id:
+                unfinished.append(attack)
+                notes.append(f"{attack} is left out, the plain model's budget has changed since")
             else:
                 rates[attack] = _clean(100 * record.transferred_fooling_rate)
-                source = plain.attacks.get(attack) if plain else None
-                if source is not None and not source.target_reached:
+                if not source.target_reached:
                     reached = _fixed(100 * source.fooling_rate, 1)
                     notes.append(f"{attack} fooled the plain model itself on only {reached} % at this budget")
         missing = None
@@ -197,9 +198,10 @@ def table_three(
         caption="Mean perturbation at each model's own budget in the attack's own norm, adversarially trained over "
         "plain (Eq. 14); geometric mean over attacks (attacks in the mean / attacks in all). ≥: an attack did not "
         "reach its target on the adversarially trained model, and its failures count as the largest perturbation "
-        "searched. Left out of the mean: attacks that did not reach their target on the plain model, and "
-        "perturbations that are zero or undefined. Bold: highest of the row, among cells that average over the same "
-        "attacks, unless a ≥ behind it leaves the order open.",
+        "that was allowed them. Left out of the mean: attacks that did not reach their target on the plain model, "
+        "those that did not on the other and whose perturbation nothing bounds, and perturbations that are zero. "
+        "Bold: highest of the row, among cells that average over the same attacks, unless a ≥ behind it leaves the "
+        "order open.",
         models=tuple(models),
         rows=_rows(rows, models, cell, max, 2),
     )
@@ -230,6 +232,7 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
                 (
                     *(Cell(text) for text in (*name, attack, record.norm)),
                     _number(record.bound, _significant),
+                    Cell(ABSENT) if record.missed_at is None else _number(record.missed_at, _significant),
                     Cell(str(record.iterations), record.iterations),
                     _number(100 * record.fooling_rate, _percent),
                     Cell("yes" if record.target_reached else "no"),
@@ -243,12 +246,13 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
             )
     return Sheet(
         title="Budgets per attack",
-        caption="The smallest budget found for each attack on each model: its bound in the attack's own norm and its "
-        "iterations; the fooling rate there, and whether it reached the target; for adversarially trained models also "
-        "the fooling rate under the plain model's budget and the perturbation ratio to the plain model; mean norms of "
-        "the successful perturbations of inputs in [0, 1] (l0: values changed).",
+        caption="The smallest budget found for each attack on each model: its bound in the attack's own norm, the "
+        "largest bound known to miss the target where a search tells, and its iterations; the fooling rate there, and "
+        "whether it reached the target; for adversarially trained models also the fooling rate under the plain model's "
+        "budget and the perturbation ratio to the plain model; mean norms of the successful perturbations of inputs in "
+        "[0, 1] (l0: values changed).",
         header=(
-            *("Data set", "Representation", "Model", "Training", "Attack", "Norm", "Bound", "Iterations"),
+            *("Data set", "Representation", "Model", "Training", "Attack", "Norm", "Bound", "Missed at", "Iterations"),
             *("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain"),
             *("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run"),
         ),
@@ -334,9 +338,15 @@ def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
         return f"its norms differ ({plain.norm} and {robust.norm})"
     if plain.target_fooling_rate != robust.target_fooling_rate:
         return f"its targets differ ({plain.target_fooling_rate:g} and {robust.target_fooling_rate:g})"
+    for what in ("seed", "sample_limit", "longest"):
+        if getattr(plain, what) != getattr(robust, what):
+            return f"its searches differ in {what} ({getattr(plain, what)} and {getattr(robust, what)})"
     if not plain.target_reached:
         # Its perturbation is only a lower bound, so the ratio would be bounded from above, not from below.
         return f"it reached only {_fixed(100 * plain.fooling_rate, 1)} % on the plain model"
+    if not robust.target_reached and math.isnan(robust.perturbation):
+        # A failure of such an attack tells of no perturbation that it takes at least.
+        return f"it reached only {_fixed(100 * robust.fooling_rate, 1)} % on the adversarially trained model"
     for name, record in (("plain", plain), ("adversarially trained", robust)):
         if not (math.isfinite(record.perturbation) and record.perturbation > 0):
             return f"its perturbation of the {name} model is zero or undefined"

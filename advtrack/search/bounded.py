@@ -44,6 +44,7 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
         trial.set_user_attr(EVIDENCE, {"attacked": attacked.tolist(), "success": success.tolist()})
         trial.set_user_attr("passes", passes)
         trial.set_user_attr("fooling_rate", bounds.successes(eps) / len(samples))
+        trial.set_user_attr("fooling_rate_at_most", bounds.at_most(eps) / len(samples))
         trial.set_user_attr("reached", bool(reached))
         trial.set_constraint("target_missed_by", float(needed - bounds.successes(eps)))
         return eps, float(longest)
@@ -68,7 +69,8 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
     if search.spec.shorter_runs == "iterates" and iterations < longest:
         outcome = search.strike(network, samples, eps=bound, max_iter=iterations)
         spent += passes_of(outcome)
-    return Found(Budget(bound, iterations, {}), evidence_of(outcome), spent, bounds.contradictions)
+    missed = bounds.bracket()[0] or None
+    return Found(Budget(bound, iterations, {}), evidence_of(outcome), missed, spent, bounds.contradictions)
 
 
 def _probe(

@@ -55,11 +55,15 @@ class Bounds:
         """Samples known to be fooled at ``eps``."""
         return int((self.fooled_at <= eps).sum())
 
+    def at_most(self, eps: float) -> int:
+        """Samples not known to resist at ``eps``."""
+        return int((self.resisted_at < eps).sum())
+
     def decision(self, eps: float) -> bool | None:
         """Whether ``eps`` reaches the target; None while it is open."""
         if self.successes(eps) >= self.needed:
             return True
-        if int((self.resisted_at < eps).sum()) < self.needed:
+        if self.at_most(eps) < self.needed:
             return False
         return None
 

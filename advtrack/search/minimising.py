@@ -36,16 +36,18 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
         trial.set_user_attr("longest", int(settings.get("max_iter", longest)))
         trial.set_user_attr("passes", passes_of(outcome))
         trial.set_user_attr("fooling_rate", float(success.mean()))
+        trial.set_user_attr("fooling_rate_at_most", float(success.mean()))
         trial.set_user_attr("reached", bool(success.sum() >= needed))
         trial.set_constraint("target_missed_by", float(needed - success.sum()))
         return budget.bound, float(budget.iterations)
 
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued by a search that was killed
+        study.optimize(objective, n_trials=1)
     with tqdm(total=len(grid), desc=title, unit="trial", leave=False) as progress:
         for settings in grid:
             finished = [_settings_of(t, search) for t in study.get_trials(states=(TrialState.COMPLETE,))]
             if settings not in finished:
-                if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # a killed search may leave one
-                    study.enqueue_trial(settings)
+                study.enqueue_trial(settings)
                 study.optimize(objective, n_trials=1)
             progress.update()
     best = _headline(study.get_trials(states=(TrialState.COMPLETE,)))
@@ -78,7 +80,7 @@ def _smallest(
     """The budget one norm-minimising run allows, and the success of each sample within it."""
     success, norm = np.array(evidence["success"], bool), np.array(evidence[search.spec.norm])
     reached = success.sum() >= needed
-    bound = float(np.sort(norm[success])[needed - 1]) if reached else search.largest(samples.x)
+    bound = float(np.sort(norm[success])[needed - 1]) if reached else search.widest(samples.x)
     within = success & (norm <= bound)
     others = {name: value for name, value in settings.items() if name != "max_iter"}
     iterations = int(settings.get("max_iter", search.longest()))

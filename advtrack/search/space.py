@@ -93,14 +93,17 @@ class BudgetResult:
         Per sample, -1 for none.
     norms : dict of str to ndarray, shape (N,)
         l0, l2 and linf per sample; of failures, of the last iterate.
-    largest : float
-        The search space's largest perturbation in the attack's own norm.
+    failures_count_as : float
+        The largest perturbation, own norm, that a failure was allowed; NaN where nothing bounds it.
+    missed_at : float or None
+        The largest bound known to miss the target, of a search that bisects.
     passes : int
         Forward plus backward passes of all trials and the confirmation.
     contradictions : int
         Samples whose confirmed outcome differed from the inferred one.
     trials : list of dict
-        Per trial: number, state, bound, iterations, fooling_rate and settings.
+        Per trial: number, bound, iterations, settings, and the fooling rate as far as it shows: a trial that is decided
+        early leaves samples out, so that the rate lies between ``fooling_rate`` and ``fooling_rate_at_most``.
     study_name : str
         In the storage.
     """
@@ -114,17 +117,18 @@ class BudgetResult:
     success: np.ndarray
     first_success: np.ndarray
     norms: dict[str, np.ndarray]
-    largest: float
+    failures_count_as: float
+    missed_at: float | None
     passes: int
     contradictions: int
     trials: list[dict[str, Any]]
     study_name: str
 
     def perturbation(self) -> float:
-        """Mean perturbation in the own norm (Eq. 14): of successes; failures count as the largest if unreached."""
+        """Mean perturbation in the own norm (Eq. 14), of successes; unreached, a lower bound: failures count too."""
         own = self.norms[self.norm]
         if not self.reached:
-            return float(np.where(self.success, own, self.largest).mean())
+            return float(np.where(self.success, own, self.failures_count_as).mean())
         return float(own[self.success].mean())
 
     def mean_norms(self) -> dict[str, float]:
@@ -166,8 +170,7 @@ class Search:
 
     def longest(self) -> int:
         """Iterations of the longest run."""
-        searched = self.spec.space["max_iter"]
-        largest = int(max(searched.values) if isinstance(searched, Choices) else searched.high)
+        largest = longest_run(self.spec)
         return min(largest, self.max_iter) if self.max_iter else largest
 
     def grid(self) -> list[dict[str, float]]:
@@ -181,13 +184,21 @@ class Search:
             choices["max_iter"] = allowed or (float(self.longest()),)
         return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
-    def largest(self, x: Tensor) -> float:
-        """The search space's largest perturbation in the attack's own norm, for inputs like ``x``."""
-        eps = self.spec.space.get("eps")
+    def widest(self, x: Tensor) -> float:
+        """The norm that no perturbation of inputs like ``x`` exceeds, in the attack's own norm."""
         features = float(x[0].numel())
-        return {"l0": features, "l2": math.sqrt(features), "linf": eps.high if isinstance(eps, Range) else 1.0}[
-            self.spec.norm
-        ]
+        return {"l0": features, "l2": math.sqrt(features), "linf": 1.0}[self.spec.norm]
+
+    def failures_count_as(self) -> float:
+        """The largest perturbation a failure was allowed, which fooling it takes more than; NaN where nothing is known.
+
+        That is the largest eps where eps bounds the attack, and for l0 a feature per iteration. DeepFool,
+        Carlini-Wagner and PIA fail anywhere.
+        """
+        eps = self.spec.space.get("eps")
+        if isinstance(eps, Range):
+            return eps.high
+        return float(self.longest()) if self.spec.norm == "l0" else math.nan
 
     def strike(self, network: nn.Module, samples: Samples, **params: Any) -> AttackOutcome:
         """Run the attack once on these samples."""
@@ -212,6 +223,8 @@ class Found:
         The smallest that reaches the target, or the largest tried.
     evidence : Evidence
         What the samples showed at that budget.
+    missed_at : float or None
+        The largest bound known to miss the target, of a search that bisects.
     passes : int
         Forward plus backward passes spent outside of trials.
     contradictions : int
@@ -220,8 +233,15 @@ class Found:
 
     budget: Budget
     evidence: Evidence
+    missed_at: float | None = None
     passes: int = 0
     contradictions: int = 0
+
+
+def longest_run(attack: type[Attack]) -> int:
+    """Most iterations in an attack's space."""
+    searched = attack.space["max_iter"]
+    return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
 
 
 def evidence_of(outcome: AttackOutcome) -> Evidence:

@@ -108,7 +108,7 @@ def example(
 
 
 def _open_study(storage: BaseStorage, name: str, seed: int) -> Study:
-    """Create or join the study; trials of a process that is gone are closed."""
+    """Create or join the study. One process searches it at a time: a trial still running is one left by a kill."""
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -140,7 +140,8 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
         success=success,
         first_success=first,
         norms={name: np.array(evidence[name]) for name in NORMS},
-        largest=search.largest(samples.x),
+        failures_count_as=search.failures_count_as(),
+        missed_at=found.missed_at,
         passes=found.passes + sum(trial.user_attrs["passes"] for trial in trials),
         contradictions=found.contradictions,
         trials=[
@@ -149,6 +150,7 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
                 "bound": trial.values[0],
                 "iterations": int(trial.values[1]),
                 "fooling_rate": trial.user_attrs["fooling_rate"],
+                "fooling_rate_at_most": trial.user_attrs["fooling_rate_at_most"],
                 "reached": trial.user_attrs["reached"],
                 "passes": trial.user_attrs["passes"],
                 **trial.params,

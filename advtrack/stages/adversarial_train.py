@@ -5,7 +5,7 @@ from __future__ import annotations
 from advtrack.errors import InputError
 from advtrack.models.zoo import check_weights
 from advtrack.stages.features import find_store
-from advtrack.stages.train import Training, train_folds, weights_of
+from advtrack.stages.train import Training, recipe, train_folds, weights_of
 from advtrack.tracking import registry
 
 
@@ -25,7 +25,15 @@ def run(options: Training) -> str:
     standard = registry.resolve(options.dataset, options.representation, options.model, registry.STANDARD)
     features_run = options.features_run or standard.tags["features_run"]
     store, _ = find_store(options.dataset, options.representation, features_run=features_run)
-    if standard.tags["store_digest"] != store.digest:
+    own = {"store_digest": store.digest, "seed": str(options.seed), "weights": weights}
+    theirs = recipe(standard)
+    for name in ("seed", "weights"):
+        if own[name] != theirs[name]:
+            raise InputError(
+                f"--{name} {own[name]}: {standard}, the plain victim, has --{name} {theirs[name]}, and the two are to "
+                f"differ in nothing but their training; give --{name} {theirs[name]}, or train the plain one again"
+            )
+    if theirs["store_digest"] != store.digest:
         raise InputError(
             f"--features-run {features_run}: {standard} was trained on other spectrograms; run first: advtrack train "
             f"--dataset {options.dataset} --representation {options.representation} --model {options.model} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -11,23 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from advtrack.attacks import TABLE_ATTACKS
-from advtrack.errors import InputError
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
-from advtrack.search.space import Budget, BudgetResult, Samples, Search
+from advtrack.search.space import Budget, BudgetResult, Search
 from advtrack.search.study import example, open_storage, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.features import find_store
-from advtrack.stages.train import choose_device, split_store
+from advtrack.stages.samples import Struck, strike_list
+from advtrack.stages.train import choose_device, recipe
 from advtrack.tracking import registry, runs
-from advtrack.training.fit import probabilities
 
 logger = logging.getLogger("advtrack")
 
@@ -54,16 +51,7 @@ class Attacking:
     storage: str
     seed: int
     device: str
-    work_dir: str
     force: bool = False
-
-
-@dataclass(frozen=True)
-class Struck:
-    """The test clips a victim classifies correctly, as far as they are attacked, with their indices in the store."""
-
-    samples: Samples
-    indices: np.ndarray
 
 
 def run(options: Attacking) -> str:
@@ -83,7 +71,7 @@ def run(options: Attacking) -> str:
     victim = checkpoint.load(registry.download(version), device)
     training = victim.description.training
     store, _ = find_store(victim.description.dataset, options.representation, store_digest=training["store_digest"])
-    plain = _plain_budgets(version, options) if training["kind"] == "adversarial" else {}
+    plain = _plain_records(version, options) if training["kind"] == "adversarial" else {}
     keys = {attack: _attack_key(options, attack, victim, plain.get(attack)) for attack in options.attacks}
     tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
     tags |= {"training": training["kind"], "fold": training["fold"], "victim": f"{version.name}/{version.version}"}
@@ -94,28 +82,33 @@ def run(options: Attacking) -> str:
         "attack", CODE_VERSION, keys, title=title, params=params, tags=tags, force=options.force
     ) as stage:
         if stage.reused:
+            _point_at(version, options.attacks, stage)
             return stage.run_id
         stage.dataset(victim.description.dataset, store.digest, str(store.path))
         for attack in options.attacks:
             found = _earlier(attack, keys[attack]) if not options.force else None
             if found is None:
                 search = _search_of(options, attack)
-                struck = _strike_list(victim, store, options, search, device)
+                limit = _sample_limit(options, attack)
+                struck = strike_list(victim, store, search.spec, limit, options.seed, device)
                 study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
                 result = search_budget(
                     victim.network, struck.samples, search, storage, study, f"{attack} on {title}", fresh=options.force
                 )
                 transferred = None
                 if attack in plain:
+                    _, budget = plain[attack]
                     transferred = transferred_fooling_rate(
-                        victim.network, struck.samples, search, plain[attack], result, storage
+                        victim.network, struck.samples, search, budget, result, storage
                     )
                 _log_search(stage, result, struck, store, victim, search)
-                found = _record(result, transferred, stage.run_id), result.budget
+                plain_run_id = plain[attack][0].run_id if attack in plain else None
+                found = _record(result, search, limit, transferred, plain_run_id, stage.run_id), result.budget
             record, budget = found
             _log_record(stage, record, budget, keys[attack])
             _say(record, str(version))
-        return stage.run_id
+    _point_at(version, options.attacks, stage)
+    return stage.run_id
 
 
 def read_record(run_id: str, attack: str) -> tuple[AttackRecord, Budget]:
@@ -127,76 +120,29 @@ def read_record(run_id: str, attack: str) -> tuple[AttackRecord, Budget]:
 
 
 def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, tuple[AttackRecord, Budget]]:
-    """The newest finished result of each attack against a registered victim."""
-    records: dict[str, tuple[AttackRecord, Budget]] = {}
-    for run_ in runs.find({"stage": "attack", "victim": f"{version.name}/{version.version}"}, status="FINISHED"):
-        for attack in attacks:
-            if attack not in records and runs.tag(run_, f"key.{attack}"):
-                records[attack] = read_record(run_.info.run_id, attack)
-    return records
+    """The result of each attack against a registered victim, of the search that was asked for last."""
+    last = {attack: version.tags.get(f"attack.{attack}") for attack in attacks}
+    return {attack: read_record(run_id, attack) for attack, run_id in last.items() if run_id}
 
 
-def wrong_label(clip: str, label: int, classes: int, seed: int) -> int:
-    """A random label other than ``label``, derived from the clip's name and the seed: the same for every victim.
-
-    Raises
-    ------
-    InputError
-        There is no other class.
-    """
-    if classes < 2:
-        raise InputError("the victim knows one class only: there is nothing to be fooled into; use more classes")
-    drawn = int.from_bytes(hashlib.sha256(f"{seed}/{clip}".encode()).digest()[:8], "big") % (classes - 1)
-    return drawn if drawn < label else drawn + 1
+def _point_at(version: registry.Registered, attacks: Sequence[str], stage: runs.StageRun) -> None:
+    """Let the victim's version name the run that holds its results, found now or before."""
+    registry.tag(version, {f"attack.{attack}": stage.run_id for attack in attacks})
 
 
-def _strike_list(
-    victim: Victim, store: SpectrogramSet, options: Attacking, search: Search, device: torch.device
-) -> Struck:
-    """Correctly classified test clips in an order that depends on the seed alone, with targets and start images."""
-    training = victim.description.training
-    parts = split_store(store, training["seed"])
-    order = np.random.default_rng(options.seed).permutation(parts.test)
-    correct = order[probabilities(victim.network, store, order).argmax(1) == store.y[order]]
-    limit, own = whole_number_for("samples", options.samples, search.attack, TABLE_ATTACKS)
-    if search.spec.sample_limit and not own:
-        limit = min(limit or search.spec.sample_limit, search.spec.sample_limit)
-    chosen = correct[: limit or len(correct)]
-    if not len(chosen):
-        raise InputError("the victim classifies no test clip correctly: train it longer before attacking it")
-    classes = len(store.classes)
-    targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, options.seed) for i in chosen]
-    start = chosen
-    if search.spec.starts:
-        start = _starts(victim, store, parts.train(training["fold"]), targets)
-
-    def tensor(indices: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(store.images(indices)).to(device)
-
-    y, target = torch.from_numpy(store.y[chosen]).to(device), torch.tensor(targets, device=device)
-    return Struck(Samples(tensor(chosen), y, target, tensor(start)), chosen)
-
-
-def _starts(victim: Victim, store: SpectrogramSet, train: np.ndarray, targets: Sequence[int]) -> np.ndarray:
-    """Per target class, the training clip that the victim is surest of."""
-    scores = probabilities(victim.network, store, train)
-    best = {}
-    for target in set(targets):
-        own = np.flatnonzero(store.y[train] == target)
-        if not len(own):
-            raise InputError(
-                f"no training clip of class {store.classes[target]} to start from: the data set has too few recordings"
-            )
-        best[target] = train[own[scores[own, target].argmax()]]
-    return np.array([best[target] for target in targets])
-
-
-def _plain_budgets(version: registry.Registered, options: Attacking) -> dict[str, Budget]:
-    """Budgets found on the plainly trained victim of the same fold, by attack."""
+def _plain_records(version: registry.Registered, options: Attacking) -> dict[str, tuple[AttackRecord, Budget]]:
+    """Results on the plainly trained victim that differs from this one in nothing but its training, by attack."""
     standard = registry.by_alias(version.name, registry.STANDARD)
-    if standard is None or standard.tags["fold"] != version.tags["fold"]:
+    if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
         return {}
-    return {attack: budget for attack, (_, budget) in find_records(standard, options.attacks).items()}
+    return find_records(standard, options.attacks)
+
+
+def _sample_limit(options: Attacking, attack: str) -> int:
+    """How many clips an attack strikes at most, 0 for all: a costly one has its own limit unless told otherwise."""
+    limit, own = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
+    default = ATTACKS[attack].sample_limit
+    return min(limit or default, default) if default and not own else limit
 
 
 def _search_of(options: Attacking, attack: str) -> Search:
@@ -207,15 +153,15 @@ def _search_of(options: Attacking, attack: str) -> Search:
 def _study_key(options: Attacking, attack: str, victim: Victim) -> str:
     """Short hash of what makes two searches the same study."""
     search = _search_of(options, attack)
-    samples = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
-    determined = {"victim": victim.checkpoint_id, "attack": attack, "seed": options.seed, "samples": samples}
+    determined = {"victim": victim.checkpoint_id, "attack": attack, "seed": options.seed}
+    determined |= {"samples": _sample_limit(options, attack)}
     determined |= {"target": options.target_fooling_rate, "longest": search.longest()}
     return runs.resume_key("study", CODE_VERSION, determined)[:6]
 
 
-def _attack_key(options: Attacking, attack: str, victim: Victim, plain: Budget | None) -> str:
+def _attack_key(options: Attacking, attack: str, victim: Victim, plain: tuple[AttackRecord, Budget] | None) -> str:
     determined = {"study": _study_key(options, attack, victim), "trials": options.trials}
-    determined |= {"victim": victim.checkpoint_id, "plain": asdict(plain) if plain else None}
+    determined |= {"victim": victim.checkpoint_id, "plain": plain[0].run_id if plain else None}
     return runs.resume_key("search", CODE_VERSION, determined)
 
 
@@ -227,7 +173,14 @@ def _earlier(attack: str, key: str) -> tuple[AttackRecord, Budget] | None:
     return None
 
 
-def _record(result: BudgetResult, transferred: float | None, run_id: str) -> AttackRecord:
+def _record(
+    result: BudgetResult,
+    search: Search,
+    sample_limit: int,
+    transferred: float | None,
+    plain_run_id: str | None,
+    run_id: str,
+) -> AttackRecord:
     return AttackRecord(
         attack=result.attack,
         norm=result.norm,
@@ -235,11 +188,16 @@ def _record(result: BudgetResult, transferred: float | None, run_id: str) -> Att
         target_fooling_rate=result.target_fooling_rate,
         fooling_rate=result.fooling_rate,
         bound=result.budget.bound,
+        missed_at=result.missed_at,
         iterations=result.budget.iterations,
         perturbation=result.perturbation(),
         **result.mean_norms(),
         samples=len(result.success),
+        seed=search.seed,
+        sample_limit=sample_limit,
+        longest=search.longest(),
         transferred_fooling_rate=transferred,
+        plain_run_id=plain_run_id,
         run_id=run_id,
         passes=result.passes,
     )
@@ -272,7 +230,7 @@ def _log_search(
     for step, trial in enumerate(result.trials):
         stage.metrics({f"{attack}/trial_{k}": trial[k] for k in ("bound", "fooling_rate", "iterations")}, step)
     stage.text(_csv(result.trials), f"{attack}/trials.csv")
-    points = [(trial["bound"], trial["fooling_rate"]) for trial in result.trials]
+    points = [(trial["bound"], trial["fooling_rate"], trial["fooling_rate_at_most"]) for trial in result.trials]
     stage.data(curve_figure(points, result.target_fooling_rate, f"{result.norm} bound"), f"{attack}/trials.png")
     rows = [
         {
@@ -310,9 +268,9 @@ def _say(record: AttackRecord, victim: str) -> None:
     verdict = "reaches" if record.target_reached else "misses"
     under_plain = record.transferred_fooling_rate
     logger.info(
-        "%s against %s: fooling rate %.3f %s %.2f on %d clips at %s <= %.4g, %d iterations%s",
+        "%s against %s: fooling rate %.3f %s %.2f on %d clips at %s <= %.4g%s, %d iterations%s",
         record.attack, victim, record.fooling_rate, verdict, record.target_fooling_rate, record.samples,
-        record.norm, record.bound, record.iterations,
+        record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
 

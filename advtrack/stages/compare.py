@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from advtrack.attacks import TABLE_ATTACKS
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.reporting.figures import budget_figure
 from advtrack.reporting.formats import to_csv, to_markdown
-from advtrack.reporting.records import Training, VictimRecord
+from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 from advtrack.reporting.report import ReportFigure, html_report
-from advtrack.reporting.tables import per_attack_table, table_one, table_three, table_two
+from advtrack.reporting.tables import FillingCommand, per_attack_table, table_one, table_three, table_two
+from advtrack.search.space import longest_run
 from advtrack.stages.attack import find_records
-from advtrack.stages.train import read_folds
+from advtrack.stages.train import read_folds, recipe
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -54,7 +55,7 @@ def run(options: Comparison) -> tuple[str, Path]:
     if not records:
         raise InputError(
             "no victim is registered for these cells; run first: "
-            + _command(datasets[0], options.representations[0], options.models[0], "plain", ())
+            + _commands(records)(datasets[0], options.representations[0], options.models[0], "plain", ())
         )
     key: dict[str, Any] = {"records": [asdict(record) for record in records]}
     key |= {"datasets": datasets, "representations": options.representations, "models": options.models}
@@ -70,10 +71,11 @@ def run(options: Comparison) -> tuple[str, Path]:
             report.write_bytes(runs.read_artifact(stage.run_id, "report.html"))
             return stage.run_id, report
         rows = [(dataset, representation) for dataset in datasets for representation in options.representations]
+        command = _commands(records)
         tables = (
-            table_one(records, rows, options.models, _command),
-            table_two(records, rows, options.models, TABLE_ATTACKS, _command),
-            table_three(records, rows, options.models, TABLE_ATTACKS, _command),
+            table_one(records, rows, options.models, command),
+            table_two(records, rows, options.models, TABLE_ATTACKS, command),
+            table_three(records, rows, options.models, TABLE_ATTACKS, command),
         )
         budgets = per_attack_table(records)
         for table in tables:
@@ -117,25 +119,63 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
         version = registry.by_alias(name, alias)
         if version is None or plain is None:
             continue
-        if version.tags["store_digest"] != plain.tags["store_digest"]:
-            logger.warning("%s was trained on other spectrograms than %s@standard and is left out", version, name)
+        if recipe(version) != recipe(plain):
+            logger.warning(
+                "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
+            )
             continue
         accuracies = {fold.fold: fold.test_accuracy for fold in read_folds(version.tags["train_run"])}
         attacks = {attack: record for attack, (record, _) in find_records(version, TABLE_ATTACKS).items()}
-        fold, run_id = int(version.tags["fold"]), version.tags["train_run"]
         records.append(
-            VictimRecord(dataset, representation, model, training, accuracies, fold, version.version, run_id, attacks)
+            VictimRecord(
+                dataset=dataset,
+                representation=representation,
+                model=model,
+                training=training,
+                fold_accuracies=accuracies,
+                fold=int(version.tags["fold"]),
+                version=version.version,
+                run_id=version.tags["train_run"],
+                seed=recipe(version)["seed"],
+                weights=recipe(version)["weights"],
+                attacks=attacks,
+            )
         )
     return records
 
 
-def _command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:
-    """The command that fills a cell."""
-    cell = f"--dataset {dataset} --representation {representation} --model {model}"
-    if not attacks:
-        return f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}"
-    alias = registry.STANDARD if training == "plain" else registry.ROBUST
-    return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}"
+def _commands(records: Sequence[VictimRecord]) -> FillingCommand:
+    """Name the command that fills a cell, with the options that make its result comparable to what is there."""
+    plain = {_cell(record): record for record in records if record.training == "plain"}
+
+    def command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:
+        cell = f"--dataset {dataset} --representation {representation} --model {model}"
+        beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
+        if not attacks:
+            options = _differing({"seed": "0", "weights": "none"}, asdict(beside)) if beside else ""
+            return f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}{options}"
+        alias = registry.STANDARD if training == "plain" else registry.ROBUST
+        options = _search_options([beside.attacks[attack] for attack in attacks]) if beside else ""
+        return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}{options}"
+
+    return command
+
+
+def _search_options(records: Sequence[AttackRecord]) -> str:
+    """The options of these searches that are not the defaults of the attack stage."""
+    options = _differing({"seed": 0, "target_fooling_rate": 0.9}, asdict(records[0]))
+    limits = [(r.attack, r.sample_limit) for r in records if r.sample_limit != (ATTACKS[r.attack].sample_limit or 0)]
+    caps = [(r.attack, r.longest) for r in records if r.longest != longest_run(ATTACKS[r.attack])]
+    for option, values in (("samples", limits), ("max-iter", caps)):
+        if values:
+            options += f" --{option} " + ",".join(f"{attack}={value}" for attack, value in values)
+    return options
+
+
+def _differing(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Options whose values are not the defaults, as they are written on a command line."""
+    named = ((name.replace("_", "-"), values[name]) for name, default in defaults.items() if values[name] != default)
+    return "".join(f" --{name} {value}" for name, value in named)
 
 
 def _figures(records: Sequence[VictimRecord]) -> list[ReportFigure]:

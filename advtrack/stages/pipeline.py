@@ -63,9 +63,8 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
     """
     for model in values["models"]:
         check_weights(model, weights_of(model, values["weights"]))
-    everywhere: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "work_dir", "force")}
-    everywhere |= {"dataset": values["dataset"]}
-    on_device = {**everywhere, "device": train.choose_device(options.device).type}
+    everywhere: dict[str, Any] = {"dataset": values["dataset"], "seed": options.seed, "force": options.force}
+    everywhere |= {"device": train.choose_device(options.device).type}
     cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
     with runs.stage_run(
         "main", CODE_VERSION, {}, title=options.preset, params=values, tags={"preset": options.preset}, force=True
@@ -81,13 +80,15 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
         for representation, model in cells:
             training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "augmentation")
             training |= {"model": model, "representation": representation, **_chosen(values, "precision", "alpha")}
-            plain = train.Training(features_run=stores[representation], **training, **on_device)
+            plain = train.Training(
+                features_run=stores[representation], work_dir=options.work_dir, **training, **everywhere
+            )
             done += [train.run(plain), adversarial_train.run(replace(plain, eps=values["eps"]))]
         for representation, model in cells:
             searching = _chosen(values, "attacks", "target_fooling_rate", "samples", "trials", "max_iter")
             searching |= {"model": model, "representation": representation, "storage": options.storage}
             for victim in (registry.STANDARD, registry.ROBUST):
-                done.append(attack.run(attack.Attacking(victim=victim, **searching, **on_device)))
+                done.append(attack.run(attack.Attacking(victim=victim, **searching, **everywhere)))
         run_id, report = compare.run(
             compare.Comparison(
                 values["dataset"], values["representations"], values["models"], options.work_dir, options.force

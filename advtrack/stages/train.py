@@ -150,10 +150,10 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
             folds = []
             for fold in range(options.folds):
                 fold_key = runs.resume_key("fold", CODE_VERSION, {**determined, "fold": fold})
-                done = [] if options.force else runs.find({"fold_key": fold_key}, status="FINISHED")
+                done = None if options.force else _finished_fold(fold, fold_key, name)
                 if done:
-                    folds.append(_finished_fold(fold, done[0].info.run_id))
-                    logger.info("%s: fold %d is already trained, reusing run %s", name, fold, folds[-1].run_id)
+                    folds.append(done)
+                    logger.info("%s: fold %d is already trained, reusing run %s", name, fold, done.run_id)
                     continue
                 tags = {**identity, "stage": "fold", "fold": fold}
                 title = f"{options.kind} {name} fold {fold}"
@@ -168,7 +168,9 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
             stage.metrics({"test_accuracy": accuracies.mean(), "test_accuracy_std": accuracies.std()})
         chosen = folds[standard] if standard is not None else max(folds, key=lambda fold: fold.stop_accuracy)
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
-        version = next(v for v in registry.versions(name) if v.version == chosen.version)
+        version = registry.version(name, chosen.version)
+        if version is None:
+            raise InputError(f"{name} version {chosen.version} is deleted: train it again with --force")
         registry.tag(version, {"train_run": stage.run_id})
         registry.set_alias(version, alias)
         listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
@@ -231,7 +233,14 @@ def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fo
         f"{options.kind} training, fold {fold}: test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}",
     )
     child.tags({"version": registered.version})
+    state.unlink(missing_ok=True)
     return Fold(fold, child.run_id, registered.version, accuracy, best.stop_accuracy)
+
+
+def recipe(version: registry.Registered) -> dict[str, str]:
+    """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
+    params = runs.get(version.run_id).data.params
+    return {"store_digest": version.tags["store_digest"], "seed": params["seed"], "weights": params["weights"]}
 
 
 def read_folds(run_id: str) -> list[Fold]:
@@ -289,7 +298,7 @@ def _settings(options: Training, weights: str) -> Settings:
         lr=lr,
         seed=options.seed,
         eps=options.eps,
-        alpha=options.alpha,
+        alpha=Settings.alpha if options.eps is None else options.alpha,  # plain training does not depend on it
         augmentation=options.augmentation,
         precision=options.precision,
     )
@@ -303,11 +312,14 @@ def _weights_key(weights: str) -> str:
     return f"{Path(weights).absolute()} {state.st_size} {state.st_mtime_ns}"
 
 
-def _finished_fold(fold: int, run_id: str) -> Fold:
-    found = runs.get(run_id)
-    metrics = found.data.metrics
-    version = runs.tag(found, "version") or ""
-    return Fold(fold, run_id, version, metrics["test_accuracy"], metrics["best_stop_accuracy"])
+def _finished_fold(fold: int, fold_key: str, name: str) -> Fold | None:
+    """The fold of this key that was trained and registered before, if its version is still there."""
+    for found in runs.find({"fold_key": fold_key}, status="FINISHED"):
+        version = runs.tag(found, "version")
+        if version and registry.version(name, version):
+            metrics = found.data.metrics
+            return Fold(fold, found.info.run_id, version, metrics["test_accuracy"], metrics["best_stop_accuracy"])
+    return None
 
 
 def _moments(store: SpectrogramSet, indices: np.ndarray) -> tuple[float, float]:

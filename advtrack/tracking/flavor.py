@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mlflow.models import ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import advtrack
@@ -80,6 +81,7 @@ def log_victim(run_id: str, folder: Path) -> str:
             pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
             signature=_SIGNATURE,
         )
+    MlflowClient().update_run(run_id, status="RUNNING")  # leaving start_run has ended it, which is not ours to say
     return logged.model_uri
 
 

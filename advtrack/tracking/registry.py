@@ -60,9 +60,9 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
     return _registered(created)
 
 
-def set_alias(version: Registered, alias: str) -> None:
+def set_alias(victim: Registered, alias: str) -> None:
     """Point ``alias`` at a version."""
-    MlflowClient().set_registered_model_alias(version.name, alias, version.version)
+    MlflowClient().set_registered_model_alias(victim.name, alias, victim.version)
 
 
 def by_alias(name: str, alias: str) -> Registered | None:
@@ -73,6 +73,11 @@ def by_alias(name: str, alias: str) -> Registered | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def version(name: str, number: str) -> Registered | None:
+    """One version of a registered model, or None."""
+    return next((found for found in versions(name) if found.version == number), None)
 
 
 def versions(name: str) -> list[Registered]:
@@ -115,29 +120,27 @@ def resolve(dataset: str, representation: str, model: str, victim: str) -> Regis
     command = "adv-train" if victim == ROBUST else "train"
     hint = f"run first: advtrack {command} --dataset {dataset} --representation {representation} --model {model}"
     if victim.isdigit():
-        known = versions(name)
-        for version in known:
-            if version.version == victim:
-                return version
-        numbers = ", ".join(version.version for version in known)
-        raise InputError(f"--victim {victim}: {name} has {f'versions {numbers}' if known else 'no versions'}; {hint}")
+        if found := version(name, victim):
+            return found
+        numbers = ", ".join(one.version for one in versions(name))
+        raise InputError(f"--victim {victim}: {name} has {f'versions {numbers}' if numbers else 'no versions'}; {hint}")
     if found := by_alias(name, victim):
         return found
     raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; {hint}")
 
 
-def download(version: Registered) -> Path:
+def download(victim: Registered) -> Path:
     """Local folder with the checkpoint of a version."""
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}"))
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{victim.name}/{victim.version}"))
     (checkpoint,) = (folder / "artifacts").iterdir()
     return checkpoint
 
 
-def tag(version: Registered, values: Mapping[str, Any]) -> None:
+def tag(victim: Registered, values: Mapping[str, Any]) -> None:
     """Set tags of a version."""
     for key, value in values.items():
-        MlflowClient().set_model_version_tag(version.name, version.version, key, str(value))
+        MlflowClient().set_model_version_tag(victim.name, victim.version, key, str(value))
 
 
-def _registered(version: ModelVersion) -> Registered:
-    return Registered(version.name, str(version.version), version.run_id or "", dict(version.tags))
+def _registered(found: ModelVersion) -> Registered:
+    return Registered(found.name, str(found.version), found.run_id or "", dict(found.tags))

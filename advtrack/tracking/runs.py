@@ -167,7 +167,7 @@ class StageRun:
         run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
         with _closing(StageRun(run_id)) as run:
-            run.tags({**tags, "fold_key": key, "pid": os.getpid(), "host": socket.gethostname()})
+            run.tags({**tags, "fold_key": key, **_process()})
             yield run
 
 
@@ -217,8 +217,7 @@ def stage_run(
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
     with _closing(StageRun(run_id)) as run:
-        own = {"stage": stage, "resume_key": digest, "pid": os.getpid(), "host": socket.gethostname()}
-        run.tags({**tags, **own, "code_version": version})
+        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_process()})
         run.params(params)
         yield run
 
@@ -288,11 +287,16 @@ def _interrupted(tags: Mapping[str, str]) -> str | None:
     return None
 
 
+def _process() -> dict[str, Any]:
+    """Tags that tell whether a run's process lives: in a container the same number soon belongs to another."""
+    return {"pid": os.getpid(), "pid_since": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
 def _reap() -> None:
     """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
     for run in find({"host": socket.gethostname()}, status="RUNNING"):
-        pid = tag(run, "pid")
-        if pid and not psutil.pid_exists(int(pid)):
+        pid, since = tag(run, "pid"), tag(run, "pid_since")
+        if pid and not (psutil.pid_exists(int(pid)) and str(psutil.Process(int(pid)).create_time()) == since):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
 
 

@@ -94,7 +94,8 @@ def fit(
     """Train ``network`` in place and leave it with the weights of its best epoch.
 
     Each epoch's order, augmentation and dropout derive from (seed, epoch) alone, so that a run continued from
-    ``checkpoint`` ends where an undisturbed one does. The file is removed when training is done.
+    ``checkpoint`` ends where an undisturbed one does. The file stays, with what is left to know of finished training,
+    until the caller has put the weights into a safe place.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def fit(
     settings : Settings
         How.
     checkpoint : Path
-        Where the state of unfinished training lies.
+        Where the state of training lies.
     on_epoch : callable
         Called after each epoch, for those before a continuation too.
 
@@ -133,8 +134,9 @@ def fit(
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
+        if "optimiser" in state:
+            optimiser.load_state_dict(state["optimiser"])
+            schedule.load_state_dict(state["schedule"])
         history, best = [Epoch(**epoch) for epoch in state["history"]], state["best"]
         for epoch in history:
             on_epoch(epoch)
@@ -155,7 +157,7 @@ def fit(
             saved = monotonic()
     network.load_state_dict(best)
     network.eval()
-    checkpoint.unlink(missing_ok=True)
+    _write(checkpoint, {"network": best, "best": best, "history": [asdict(epoch) for epoch in history]})
     return _best(history)
 
 

@@ -20,7 +20,9 @@ from advtrack.reporting.figures import (
 )
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 
-FOUND = AttackRecord("bim_a", "linf", True, 0.9, 0.92, 0.01, 40, 0.008, 900.0, 0.2, 0.008, 50, None, "run", 1000)
+FOUND = AttackRecord(
+    "bim_a", "linf", True, 0.9, 0.92, 0.01, 0.009, 40, 0.008, 900.0, 0.2, 0.008, 50, 0, 0, 100, None, None, "run", 1000
+)
 
 
 def pixels(png: bytes) -> NDArray[Any]:
@@ -34,7 +36,17 @@ def pixels(png: bytes) -> NDArray[Any]:
 
 def victim(training: Training, *attacks: AttackRecord) -> VictimRecord:
     return VictimRecord(
-        "esc10", "stft", "alexnet", training, {0: 0.8}, 0, "1", "run", {record.attack: record for record in attacks}
+        "esc10",
+        "stft",
+        "alexnet",
+        training,
+        {0: 0.8},
+        0,
+        "1",
+        "run",
+        "0",
+        "none",
+        {record.attack: record for record in attacks},
     )
 
 
@@ -78,12 +90,12 @@ def test_confusion_figure_of_the_wrong_shape() -> None:
 
 
 def test_curve_figure_sorts_and_leaves_zero_out() -> None:
-    trials = [(1e-2, 0.95), (1e-4, 0.1), (1e-3, 0.5)]
+    trials = [(1e-2, 0.95, 1.0), (1e-4, 0.0, 0.1), (1e-3, 0.5, 0.5)]
     image = pixels(curve_figure(trials, 0.9, "eps"))
-    assert np.array_equal(image, pixels(curve_figure([(0.0, 0.0), *trials[::-1]], 0.9, "eps")))
+    assert np.array_equal(image, pixels(curve_figure([(0.0, 0.0, 0.0), *trials[::-1]], 0.9, "eps")))
 
 
 def test_no_global_state() -> None:
     before = "matplotlib.pyplot" in sys.modules
-    curve_figure([(1e-3, 0.5)], 0.9, "eps")
+    curve_figure([(1e-3, 0.5, 0.5)], 0.9, "eps")
     assert ("matplotlib.pyplot" in sys.modules) == before

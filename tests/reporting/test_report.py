@@ -24,10 +24,11 @@ def command(dataset: str, representation: str, model: str, training: Training, a
 def victim(dataset: str, model: str, training: Training, accuracy: float, perturbation: float) -> VictimRecord:
     transferred = 0.438 if training == "adversarial" else None
     found = AttackRecord(
-        "bim_a", "linf", True, 0.9, 0.925, 0.0125, 40, perturbation, 900, 0.25, 0.01, 80, transferred, "run", 6400
-    )
+        "bim_a", "linf", True, 0.9, 0.925, 0.0125, 0.012, 40, perturbation, 900, 0.25, 0.01, 80,
+        0, 0, 100, transferred, "run", "run", 6400,
+    )  # fmt: skip
     accuracies = {0: accuracy, 1: accuracy + 0.016}
-    return VictimRecord(dataset, "stft", model, training, accuracies, 0, "1", "run", {"bim_a": found})
+    return VictimRecord(dataset, "stft", model, training, accuracies, 0, "1", "run", "0", "none", {"bim_a": found})
 
 
 def records(dataset: str) -> list[VictimRecord]:
@@ -83,7 +84,8 @@ class Page(HTMLParser):
 
 
 def report(dataset: str = "esc10", facts: dict[str, str] | None = None) -> str:
-    figure = ReportFigure("Search", 'Rate against "eps"', curve_figure([(1e-3, 0.5), (1e-2, 0.95)], 0.9, "eps"))
+    curve = curve_figure([(1e-3, 0.5, 0.5), (1e-2, 0.95, 1.0)], 0.9, "eps")
+    figure = ReportFigure("Search", 'Rate against "eps"', curve)
     return html_report(tables(dataset), per_attack_table(records(dataset)), [figure], facts or {"Seed": "0"})
 
 

@@ -31,13 +31,18 @@ def attack(name: str, perturbation: float, transferred: float | None = None, **c
         target_fooling_rate=0.9,
         fooling_rate=0.925,
         bound=0.0125,
+        missed_at=0.012,
         iterations=40,
         perturbation=perturbation,
         l0=2048.4,
         l2=0.25,
         linf=0.01,
         samples=80,
+        seed=0,
+        sample_limit=0,
+        longest=100,
         transferred_fooling_rate=transferred,
+        plain_run_id=f"run-{name}",
         run_id=f"run-{name}",
         passes=6400,
     )
@@ -56,6 +61,8 @@ def victim(
         fold=0,
         version="1",
         run_id=f"run-{representation}-{model}-{training}",
+        seed="0",
+        weights="none",
         attacks={record.attack: record for record in attacks},
     )
 
@@ -196,7 +203,9 @@ def test_undefined_perturbations_are_left_out_and_named(index: int, perturbation
     assert "zero or undefined" in cell.notes[0]
 
 
-@pytest.mark.parametrize("change", [{"norm": "l2"}, {"target_fooling_rate": 0.5}])
+@pytest.mark.parametrize(
+    "change", [{"norm": "l2"}, {"target_fooling_rate": 0.5}, {"seed": 1}, {"sample_limit": 7}, {"longest": 50}]
+)
 def test_searches_that_do_not_belong_together_are_left_out(change: dict[str, Any]) -> None:
     cell = cells(
         table_three(with_attack(RECORDS, 1, attack("bim_a", 0.02, 0.4, **change)), ROWS, MODELS, ATTACKS, command)
@@ -211,10 +220,18 @@ def test_different_folds_are_noted() -> None:
     assert cell.notes == ("the two models come from different folds, 0 and 3",)
 
 
-def test_rate_without_samples_is_left_out() -> None:
-    cell = cells(table_two(with_attack(RECORDS, 1, attack("bim_a", 0.02, math.nan)), ROWS, MODELS, ATTACKS, command))
-    assert cell[0][0].text == "50.0 (1/2)"
-    assert "no sample" in cell[0][0].notes[0]
+def test_a_rate_under_a_budget_that_has_changed_since_is_left_out() -> None:
+    stale = attack("bim_a", 0.02, 0.4, plain_run_id="an earlier run")
+    cell = cells(table_two(with_attack(RECORDS, 1, stale), ROWS, MODELS, ATTACKS, command))[0][0]
+    assert cell.text == "50.0 (1/2)" and cell.missing == "fill esc10 stft alexnet adversarial bim_a"
+    assert "changed since" in cell.notes[0]
+
+
+def test_an_unreached_perturbation_that_nothing_bounds_is_left_out_and_named() -> None:
+    unreached = attack("bim_a", math.nan, 0.4, target_reached=False, fooling_rate=0.5)
+    cell = cells(table_three(with_attack(RECORDS, 1, unreached), ROWS, MODELS, ATTACKS, command))[0][0]
+    assert (cell.text, cell.at_least) == ("8.00 (1/2)", False)
+    assert cell.notes == ("bim_a is left out, it reached only 50.0 % on the adversarially trained model",)
 
 
 def test_a_mean_is_clean_of_floating_point_noise() -> None:
@@ -241,6 +258,7 @@ def test_per_attack_table() -> None:
         "Attack": "jsma",
         "Norm": "l0",
         "Bound": "0.0125",
+        "Missed at": "0.012",
         "Iterations": "40",
         "Fooling rate %": "92.5",
         "Target reached": "yes",

@@ -1,4 +1,4 @@
-"""What the attack stage decides by itself: who is attacked, towards what, and which searches are the same."""
+"""What the attack stage decides by itself: how many are attacked, and which searches are the same."""
 
 import csv
 import io
@@ -7,86 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
 
-from advtrack.errors import InputError
-from advtrack.search.space import Budget, BudgetResult
+from advtrack.search.space import Budget, BudgetResult, Search
 from advtrack.stages import attack as stage
-from advtrack.stages.attack import Attacking, wrong_label
-from advtrack.stages.train import split_store
-
-CLASSES = 4
-
-
-# Targets
-
-
-@given(clip=st.text(), classes=st.integers(2, 50), seed=st.integers(0, 2**31), data=st.data())
-def test_a_target_is_another_class_and_always_the_same(clip, classes, seed, data):
-    label = data.draw(st.integers(0, classes - 1))
-    target = wrong_label(clip, label, classes, seed)
-    assert 0 <= target < classes and target != label
-    assert target == wrong_label(clip, label, classes, seed)
-
-
-def test_targets_are_spread_evenly_over_the_wrong_classes():
-    drawn = np.bincount([wrong_label(f"clip{i}.wav", 3, 10, 0) for i in range(9000)], minlength=10)
-    assert drawn[3] == 0
-    expected = np.full(9, 1000)
-    assert ((np.delete(drawn, 3) - expected) ** 2 / expected).sum() < 26.1  # chi-squared with 8 degrees, 0.1%
-
-
-def test_a_target_depends_on_clip_and_seed():
-    by_seed = {tuple(wrong_label(f"clip{i}", 0, 10, seed) for i in range(20)) for seed in range(10)}
-    assert len(by_seed) == 10
-    # The value itself is kept: budgets of earlier runs belong to these targets.
-    assert [wrong_label("1-100032-A-0.ogg", label, 10, 0) for label in (0, 9)] == [1, 0]
-
-
-def test_one_class_leaves_nothing_to_be_fooled_into():
-    with pytest.raises(InputError, match="one class only"):
-        wrong_label("clip", 0, 1, 0)
-
-
-# Samples
-
-
-class Known(nn.Module):
-    """Logits are the first values of the image."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(9.0))
-
-    def forward(self, x):
-        return self.scale * x.flatten(1)[:, :CLASSES]
-
-
-@pytest.fixture
-def store():
-    """80 clips of four classes whose images show their label, but for every fifth, which shows the next one."""
-    n = 80
-    y = np.arange(n) % CLASSES
-    shown = np.where(np.arange(n) % 5 == 0, (y + 1) % CLASSES, y)
-    images = np.zeros((n, 1, 3, 3), np.float32)
-    images.reshape(n, 9)[np.arange(n), shown] = np.linspace(0.5, 1, n)
-    return SimpleNamespace(
-        y=y,
-        name=np.array([f"clip{i}.wav" for i in range(n)]),
-        source=np.array([f"source{i}" for i in range(n)]),
-        scale=np.ones(n),
-        classes=tuple("abcd"),
-        images=lambda indices: images[indices],
-    )
+from advtrack.stages.attack import Attacking
 
 
 @pytest.fixture
 def victim():
-    description = SimpleNamespace(training={"seed": 0, "fold": 1})
-    return SimpleNamespace(network=Known(), description=description, checkpoint_id="v1")
+    return SimpleNamespace(checkpoint_id="v1")
 
 
 def options(**changes):
@@ -103,53 +32,18 @@ def options(**changes):
         storage="sqlite:///optuna.db",
         seed=0,
         device="cpu",
-        work_dir=".",
     )
     return replace(base, **changes)
 
 
-def struck(victim, store, attack="bim_a", **changes):
-    chosen = options(**changes)
-    return stage._strike_list(victim, store, chosen, stage._search_of(chosen, attack), torch.device("cpu"))
-
-
-def test_samples_are_the_correctly_classified_test_clips(victim, store):
-    found = struck(victim, store)
-    test = split_store(store, 0).test
-    assert sorted(found.indices) == sorted(i for i in test if i % 5)
-    assert found.samples.y.tolist() == store.y[found.indices].tolist()
-    assert np.array_equal(found.samples.x.numpy(), store.images(found.indices))
-    targets = [wrong_label(store.name[i], int(store.y[i]), CLASSES, 0) for i in found.indices]
-    assert found.samples.target.tolist() == targets
-
-
-def test_fewer_samples_are_the_first_of_the_same_order(victim, store):
-    every, some = struck(victim, store), struck(victim, store, samples="5")
-    assert some.indices.tolist() == every.indices[:5].tolist()
-    assert struck(victim, store, samples="0,bim_a=3").indices.tolist() == every.indices[:3].tolist()
-    assert struck(victim, store, seed=1).indices.tolist() != every.indices.tolist()
-    assert sorted(struck(victim, store, seed=1).indices) == sorted(every.indices)
-
-
 @pytest.mark.parametrize(("samples", "expected"), [("0", 10), ("12", 10), ("4", 4), ("0,pia=12", 12), ("3,pia=5", 5)])
-def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(victim, store, samples, expected):
-    assert len(struck(victim, store, "pia", samples=samples).indices) == expected
+def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(samples, expected):
+    assert stage._sample_limit(options(samples=samples), "pia") == expected
 
 
-def test_start_images_are_the_surest_training_clips_of_the_target(victim, store):
-    found = struck(victim, store, "pia")
-    train = split_store(store, 0).train(1)
-    for target, start in zip(found.samples.target.tolist(), found.samples.start, strict=True):
-        own = [i for i in train if store.y[i] == target]
-        scores = victim.network(torch.from_numpy(store.images(np.array(own)))).softmax(1)[:, target]
-        assert torch.equal(start, torch.from_numpy(store.images(np.array(own)))[scores.argmax()])
-    assert not set(found.indices) & set(train)
-
-
-def test_a_victim_that_is_always_wrong_is_refused(victim, store):
-    store.y = (store.y + 2) % CLASSES
-    with pytest.raises(InputError, match="no test clip correctly"):
-        struck(victim, store)
+@pytest.mark.parametrize(("samples", "expected"), [("0", 0), ("12", 12), ("0,bim_a=3", 3), ("0,pia=12", 0)])
+def test_others_have_all_unless_told_otherwise(samples, expected):
+    assert stage._sample_limit(options(samples=samples), "bim_a") == expected
 
 
 # Which searches are the same
@@ -164,7 +58,7 @@ def test_what_changes_a_study_changes_its_key(victim, changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"trials": 99}, {"force": True}, {"victim": "3"}, {"samples": "0,pia=5"}, {"work_dir": "/elsewhere"}]
+    "changes", [{"trials": 99}, {"force": True}, {"victim": "3"}, {"samples": "0,pia=5"}, {"storage": "x"}]
 )
 def test_what_does_not_keeps_it(victim, changes):
     assert stage._study_key(options(**changes), "bim_a", victim) == stage._study_key(options(), "bim_a", victim)
@@ -177,11 +71,10 @@ def test_victims_and_attacks_have_their_own_studies(victim):
 
 
 def test_a_result_is_also_of_the_trials_and_the_plain_budget(victim):
-    plain = Budget(0.1, 5, {})
     keys = {
-        stage._attack_key(options(trials=trials), "bim_a", victim, budget)
+        stage._attack_key(options(trials=trials), "bim_a", victim, plain)
         for trials in (9, 10)
-        for budget in (None, plain, replace(plain, bound=0.2))
+        for plain in (None, (SimpleNamespace(run_id="one"), None), (SimpleNamespace(run_id="another"), None))
     }
     assert len(keys) == 6
 
@@ -193,9 +86,11 @@ def test_a_record_is_the_result():
     norms = {"l0": np.array([1.0, 3.0]), "l2": np.array([2.0, 4.0]), "linf": np.array([0.1, 0.3])}
     success, first = np.array([True, False]), np.array([1, -1])
     result = BudgetResult(
-        "bim_a", "linf", Budget(0.3, 7, {}), 0.9, 0.5, False, success, first, norms, 0.3, 40, 0, [], "study"
+        "bim_a", "linf", Budget(0.3, 7, {}), 0.9, 0.5, False, success, first, norms, 0.3, None, 40, 0, [], "study"
     )
-    record = stage._record(result, 0.25, "run")
+    search = Search("bim_a", 0.9, trials=9, seed=3, max_iter=50)
+    record = stage._record(result, search, 2, 0.25, "plain run", "run")
+    assert (record.seed, record.sample_limit, record.longest, record.plain_run_id) == (3, 2, 50, "plain run")
     assert (record.attack, record.norm, record.bound, record.iterations) == ("bim_a", "linf", 0.3, 7)
     assert (record.target_reached, record.fooling_rate, record.transferred_fooling_rate) == (False, 0.5, 0.25)
     assert (record.l0, record.l2, record.linf) == (1, 2, 0.1) and record.perturbation == pytest.approx(0.2)

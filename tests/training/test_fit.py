@@ -51,7 +51,9 @@ def parts(data):
 
 
 def train(net, data, checkpoint, on_epoch=lambda epoch: None, **changes):
-    return fit(net, data, *parts(data), options(**changes), checkpoint, on_epoch)
+    best = fit(net, data, *parts(data), options(**changes), checkpoint, on_epoch)
+    checkpoint.unlink()  # as a caller does who has the weights
+    return best
 
 
 def same_weights(first, second):
@@ -177,6 +179,15 @@ def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
     continued = network()
     train(continued, data, tmp_path / "state.pt", patience=3)
     assert same_weights(continued, undisturbed)
+
+
+def test_finished_training_is_not_repeated_while_its_file_is_there(tmp_path, monkeypatch):
+    data, net, state, told = Stripes(noise=1.0), network(), tmp_path / "state.pt", []
+    best = fit(net, data, *parts(data), options(), state, lambda epoch: None)
+    monkeypatch.setattr(module, "_train_epoch", None)
+    again = network(seed=99)
+    assert fit(again, data, *parts(data), options(), state, told.append) == best
+    assert same_weights(again, net) and len(told) == 6 and not again.training
 
 
 def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):

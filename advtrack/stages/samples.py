@@ -1,0 +1,99 @@
+"""Whom an attack strikes: the test clips that a victim classifies correctly, and the wrong labels it is led to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from advtrack.attacks.base import Attack
+from advtrack.errors import InputError
+from advtrack.models.checkpoint import Victim
+from advtrack.representations.store import SpectrogramSet
+from advtrack.search.space import Samples
+from advtrack.stages.train import split_store
+from advtrack.training.fit import probabilities
+
+
+@dataclass(frozen=True)
+class Struck:
+    """The test clips a victim classifies correctly, as far as they are attacked, with their indices in the store."""
+
+    samples: Samples
+    indices: np.ndarray
+
+
+def strike_list(
+    victim: Victim, store: SpectrogramSet, attack: type[Attack], limit: int, seed: int, device: torch.device
+) -> Struck:
+    """Choose whom to attack, and towards what.
+
+    Parameters
+    ----------
+    victim : Victim
+        Its seed and fold tell test clips from training clips.
+    store : SpectrogramSet
+        The spectrograms it was trained on.
+    attack : type of Attack
+        Whether it starts from images of the target class counts.
+    limit : int
+        At most so many; 0 for all.
+    seed : int
+        Of the order and the targets.
+    device : torch.device
+        Where the samples go.
+
+    Raises
+    ------
+    InputError
+        No clip is classified correctly, there is one class only, or a target class has no training clip.
+    """
+    training = victim.description.training
+    parts = split_store(store, training["seed"])
+    order = np.random.default_rng(seed).permutation(parts.test)
+    correct = order[probabilities(victim.network, store, order).argmax(1) == store.y[order]]
+    chosen = correct[: limit or len(correct)]
+    if not len(chosen):
+        raise InputError("the victim classifies no test clip correctly: train it longer before attacking it")
+    classes = len(store.classes)
+    targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
+    start = chosen
+    if attack.starts:
+        start = _starts(victim, store, parts.train(training["fold"]), targets)
+
+    def tensor(indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(store.images(indices)).to(device)
+
+    y, target = torch.from_numpy(store.y[chosen]).to(device), torch.tensor(targets, device=device)
+    return Struck(Samples(tensor(chosen), y, target, tensor(start)), chosen)
+
+
+def _starts(victim: Victim, store: SpectrogramSet, train: np.ndarray, targets: Sequence[int]) -> np.ndarray:
+    """Per target class, the training clip that the victim is surest of."""
+    scores = probabilities(victim.network, store, train)
+    best = {}
+    for target in set(targets):
+        own = np.flatnonzero(store.y[train] == target)
+        if not len(own):
+            raise InputError(
+                f"no training clip of class {store.classes[target]} to start from: the data set has too few recordings"
+            )
+        best[target] = train[own[scores[own, target].argmax()]]
+    return np.array([best[target] for target in targets])
+
+
+def wrong_label(clip: str, label: int, classes: int, seed: int) -> int:
+    """A random label other than ``label``, derived from the clip's name and the seed: the same for every victim.
+
+    Raises
+    ------
+    InputError
+        There is no other class.
+    """
+    if classes < 2:
+        raise InputError("the victim knows one class only: there is nothing to be fooled into; use more classes")
+    drawn = int.from_bytes(hashlib.sha256(f"{seed}/{clip}".encode()).digest()[:8], "big") % (classes - 1)
+    return drawn if drawn < label else drawn + 1
