@@ -1,7 +1,46 @@
-"""What holds for every test."""
+"""What holds for every test, and a real MLflow store in SQLite, copied from one that is created once."""
 
+import shutil
+
+import mlflow
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
+
+#: What ``mlflow run`` and a user's shell may have set.
+_SETTINGS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_REGISTRY_URI")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The file of a store without runs: MLflow takes seconds to make one."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def point_to(monkeypatch):
+    """Choose a tracking store for this test."""
+    before = mlflow.get_tracking_uri()
+    for name in _SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+
+    def choose(uri):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+
+    yield choose
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def store(empty_store, point_to, tmp_path, monkeypatch):
+    """An MLflow client of this test's own store; artifacts go to this test's folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    point_to(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return MlflowClient()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,6 +98,25 @@ def test_the_users_own_example_works_once_a_model_is_trained(finished):
     assert runs.find({"stage": "attack"})[0].data.metrics["deepfool/fooling_rate"] > 0
 
 
+def test_the_search_asked_for_last_is_the_one_shown(finished):
+    place, _ = finished
+    search = ["attack", "--model", "resnet18", "--attack", "deepfool", "--max-iter", "10", "--samples"]
+
+    def shown():
+        version = registry.by_alias(NAME, "standard")
+        return runs.get(version.tags["attack.deepfool"]).data.metrics["deepfool/samples"]
+
+    for samples in (3, 2, 3):  # the last of them is only reused
+        assert place.advtrack(*search, str(samples)).exit_code == 0
+        assert shown() == samples
+
+
+def test_a_pair_that_differs_in_more_than_its_training_is_refused(finished):
+    place, _ = finished
+    result = place.advtrack("adv-train", "--dataset", "synthetic", "--model", "resnet18", "--seed", "1")
+    assert result.exit_code == 2 and "--seed 1" in result.output and "give --seed 0" in result.output
+
+
 def test_the_registered_model_takes_waveforms(finished):
     place, _ = finished
     version = registry.by_alias(NAME, "standard")

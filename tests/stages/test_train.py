@@ -1,0 +1,117 @@
+"""Folds in a real MLflow store: what is trained again, and what is not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from advtrack.errors import InputError
+from advtrack.stages import train as stage
+from advtrack.stages.train import Training, recipe, train_folds
+from advtrack.tracking import registry, runs
+from advtrack.training import fit
+
+NAME = "sounds-stft-resnet56"
+
+
+class Store:
+    """Sixty noisy images of two classes."""
+
+    digest, classes, shape = "digest", ("dog", "rain"), (1, 8, 8)
+    clip = {"height": 8, "width": 8, "duration": 1.0, "wavelet_rate": 8000}  # noqa: RUF012
+    y = np.arange(60) % 2
+    scale = np.ones(60)
+    name = np.array([f"{i}.wav" for i in range(60)])
+    source = np.array([f"{i}" for i in range(60)])
+
+    def images(self, indices):
+        noise = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
+        return (noise / 2 + self.y[:, None, None, None] / 2)[indices].astype(np.float32)
+
+
+OPTIONS = Training(
+    dataset="sounds", model="resnet56", representation="stft", features_run="", weights="none", folds=1, epochs=2,
+    patience=0, batch_size=16, lr=1e-3, seed=0, device="cpu", work_dir="work",
+)  # fmt: skip
+
+
+@pytest.fixture
+def train(store):
+    """Train with some options changed; the MLflow run."""
+
+    def call(**changes):
+        return train_folds(replace(OPTIONS, **changes), "none", Store(), "features", standard=None)
+
+    return call
+
+
+@pytest.fixture
+def epochs(monkeypatch):
+    """The epochs that are trained."""
+    trained, original = [], fit._train_epoch
+
+    def spy(network, data, train, settings, number, *others):
+        trained.append(number)
+        return original(network, data, train, settings, number, *others)
+
+    monkeypatch.setattr(fit, "_train_epoch", spy)
+    return trained
+
+
+def test_a_fold_that_could_not_be_registered_is_not_trained_again(train, epochs, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "register", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train()
+    (failed,) = runs.find({"stage": "fold"})
+    assert failed.info.status == "FAILED" and epochs == [1, 2]
+    train()
+    assert epochs == [1, 2]  # its weights were kept
+    (fold,) = runs.find({"stage": "fold"})
+    assert fold.info.run_id == failed.info.run_id and fold.info.status == "FINISHED"
+    assert [version.version for version in registry.versions(NAME)] == ["1"]
+    assert recipe(registry.by_alias(NAME, "standard")) == {"store_digest": "digest", "seed": "0", "weights": "none"}
+
+
+def test_a_run_stays_unfinished_until_its_version_is_known(train, monkeypatch):
+    seen = []
+    original = registry.register
+
+    def register(name, model_uri, run_id, *others):
+        seen.append(runs.get(run_id).info.status)
+        return original(name, model_uri, run_id, *others)
+
+    monkeypatch.setattr(registry, "register", register)
+    train()
+    assert seen == ["RUNNING"]
+
+
+def test_plain_training_does_not_depend_on_alpha_nor_on_the_number_of_folds(train, epochs):
+    first = train()
+    assert train(alpha=0.3) == first
+    train(folds=2)
+    assert epochs == [1, 2, 1, 2]  # the second fold alone
+    train(lr=2e-3)
+    assert epochs == [1, 2] * 3
+
+
+def test_a_version_that_was_deleted_is_not_reused(train, epochs, store):
+    train()
+    store.delete_model_version(NAME, "1")
+    with pytest.raises(InputError, match=r"version 1 is deleted.*--force"):
+        train()
+    train(folds=2)
+    assert epochs == [1, 2] * 3  # fold 0 anew, and fold 1
+    assert sorted(version.version for version in registry.versions(NAME)) == ["2", "3"]
+
+
+def test_force_trains_from_the_first_epoch(train, epochs):
+    train()
+    train(force=True)
+    assert epochs == [1, 2, 1, 2]
+
+
+def test_copies_are_trained_on_with_their_originals():
+    store = Store()
+    store.name = np.repeat(store.name[:30], 2)
+    assert stage.with_copies(store, np.array([4, 8])).tolist() == [4, 5, 8, 9]
