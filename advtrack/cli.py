@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -137,11 +138,19 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
     def command(context: click.Context, *args: Any, **kwargs: Any) -> None:
         _prepare_logging()
         try:
+            from pathlib import Path
+
             from advtrack.tracking import runs
 
+            if kwargs.get("data_dir") and not Path(kwargs["data_dir"]).is_dir():
+                raise InputError(f"--data-dir {kwargs['data_dir']}: no such folder")
+            if kwargs.get("device") == "cuda":
+                from advtrack.stages.train import choose_device
+
+                choose_device("cuda")
             runs.connect()
             function(*args, **kwargs)
-        except (InputError, PermissionError) as error:
+        except (InputError, OSError) as error:
             if context.obj:
                 raise
             click.echo(f"Error: {error}", err=True)
@@ -155,17 +164,24 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--height", type=click.IntRange(4), default=224, show_default=True, help="Rows of the spectrogram.")
 @click.option("--width", type=click.IntRange(4), default=224, show_default=True, help="Columns of the spectrogram.")
 @click.option("--augment", type=bool, default=False, show_default=True, help="Add four pitch-shifted copies per clip.")
+@click.option("--top-db", type=_Number(0, min_open=True), default=80.0, show_default=True, help="Dynamic range in dB.")
+@click.option(
+    "--reference",
+    default="clip",
+    show_default=True,
+    help="Level shown as 1: 'clip' (the maximum of each) or a power in dB, the same for all.",
+)
+@click.option("--skip-bad", type=bool, default=False, show_default=True, help="Go on without unusable clips.")
 @_options(_seed, _device, _work_dir, _force)
 @_stage
-def features(representation: str, seed: int, device: str, **options: Any) -> None:
-    """Turn clips into a spectrogram store."""
+def features(representation: str, reference: str, device: str, **options: Any) -> None:
+    """Turn clips into spectrogram stores, one pass for all representations."""
     from advtrack.stages.features import Features, run
     from advtrack.tracking.runs import umbrella
 
     names = _all(representation, REPRESENTATIONS)
     with _several("features", len(names), umbrella):
-        for name in names:
-            run(Features(representation=name, **options))
+        run(Features(representations=names, reference_db=_reference(reference), **options))
 
 
 @cli.command()
@@ -261,6 +277,7 @@ def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
 @_stage
 def main(**options: Any) -> None:
     """Run every stage in order, skipping what is already done."""
+    from advtrack.search.study import redacted
     from advtrack.stages.pipeline import Pipeline, run, settings
 
     pipeline = Pipeline(**options)
@@ -270,7 +287,7 @@ def main(**options: Any) -> None:
     click.echo("\n" + "\n".join(finished.tables))
     click.echo(f"Report:            {finished.report}")
     click.echo(f"MLflow UI:         {_tool('mlflow')} ui")
-    click.echo(f"Optuna dashboard:  {_tool('optuna-dashboard')} {options['storage']}")
+    click.echo(f"Optuna dashboard:  {_tool('optuna-dashboard')} {redacted(options['storage'])}")
 
 
 def _check_ranges(values: dict[str, Any]) -> None:
@@ -296,6 +313,19 @@ def _train(stage: str, run: Callable[[Any], str], options: dict[str, Any]) -> No
                 run(Training(model=model, representation=representation, **options))
 
 
+def _reference(text: str) -> float | None:
+    """A level in dB, or None for each clip's own maximum."""
+    if text == "clip":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--reference {text}: give 'clip' or a number of decibels")
+    return number
+
+
 def _several(stage: str, count: int, umbrella: Callable[[str], Any]) -> Any:
     """One run attaches to the run that ``mlflow run`` made; several stand beside it."""
     from contextlib import nullcontext
@@ -309,7 +339,7 @@ def _all(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     for name in chosen:
         if name not in names:
             raise InputError(f"unknown name {name!r}: choose from {', '.join(names)}, or all")
-    return chosen
+    return tuple(dict.fromkeys(chosen))
 
 
 def _tool(name: str) -> str:

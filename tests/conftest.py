@@ -7,6 +7,8 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from advtrack.tracking import registry
+
 #: What ``mlflow run`` and a user's shell may have set.
 _SETTINGS = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_REGISTRY_URI")
 
@@ -41,6 +43,21 @@ def store(empty_store, point_to, tmp_path, monkeypatch):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     point_to(f"sqlite:///{tmp_path / 'mlflow.db'}")
     return MlflowClient()
+
+
+@pytest.fixture
+def registered(store):
+    """Register a version as training does; the version."""
+
+    def make(dataset="synthetic", representation="stft", model="alexnet", alias=None, **tags):
+        run = store.create_run("0").info.run_id
+        name = registry.model_name(dataset, representation, model)
+        version = registry.register(name, f"runs:/{run}/victim", run, {"fold": 0, **tags}, "a fold")
+        if alias:
+            registry.set_alias(version, alias)
+        return version
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

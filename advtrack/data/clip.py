@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
+from tqdm import tqdm
 
 from advtrack.errors import InputError
 
@@ -140,16 +142,17 @@ def tabulate(
         parsed.append((path(row), number, part, row[source]))
     absent = [str(file) for file, *_ in parsed if not file.is_file()]
     if absent:
-        raise InputError(f"{len(absent)} files that {table} names are not there, restore them: {_listed(absent)}")
+        raise InputError(f"{len(absent)} files that {table} names are not there, restore them: {listed(absent)}")
     twice = [str(file) for file, times in Counter(file for file, *_ in parsed).items() if times > 1]
     if twice:
-        raise InputError(f"{table} names {len(twice)} files more than once, keep one line of each: {_listed(twice)}")
+        raise InputError(f"{table} names {len(twice)} files more than once, keep one line of each: {listed(twice)}")
     labels = {number: index for index, number in enumerate(sorted(names))}
     clips = tuple(Clip(file, labels[number], part, recording) for file, number, part, recording in parsed)
     return tuple(names[number] for number in sorted(names)), clips
 
 
-def _listed(entries: list[str]) -> str:
+def listed(entries: Sequence[str]) -> str:
+    """The first entries in one line, and how many more there are."""
     more = len(entries) - LISTED
     return "; ".join(entries[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
@@ -172,15 +175,22 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
     Raises
     ------
     InputError
-        If the file is absent, empty, not audio, damaged, or holds NaN or infinite samples.
+        If the file is absent, empty, not audio, damaged, cut off, or holds NaN or infinite samples.
     """
     path = Path(path)
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise InputError(f"{path} is empty: replace or remove it")
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            announced, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+        with path.open("rb") as stream:
+            cut_off = len(samples) < announced or _cut_off(stream, size)
     except (OSError, soundfile.SoundFileError) as error:
         raise InputError(f"{path} cannot be decoded: {error}") from error
+    if cut_off:
+        raise InputError(f"{path} is cut off before its end: replace or remove it")
     if not len(samples):
         raise InputError(f"{path} holds no samples: replace or remove it")
     waveform = samples.mean(axis=1)
@@ -189,50 +199,76 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
     return waveform, int(rate)
 
 
-def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Resample a waveform.
+def _cut_off(stream: BinaryIO, size: int) -> bool:
+    """Whether a WAV or Ogg file ends before it should, which libsndfile reads without complaint."""
+    magic = stream.read(12)
+    if magic[:4] == b"OggS":
+        # The last page of a whole stream is there to its end and bears the flag that it is the last (RFC 3533,
+        # section 6: 27 bytes of header, then the lengths of the segments, then these).
+        stream.seek(max(0, size - 65_307))  # the longest page
+        tail = stream.read()
+        page = tail[max(0, tail.rfind(b"OggS")) :]
+        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+        return not segments or not page[5] & 4 or len(page) < 27 + len(segments) + sum(segments)
+    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
+        while len(header := stream.read(8)) == 8:
+            name, length = header[:4], int.from_bytes(header[4:], "little")
+            if name == b"data":
+                streamed = length in (0, 2**32 - 1)  # written to a pipe, where the length was not known
+                return not streamed and stream.tell() + length > size
+            stream.seek(length + length % 2, os.SEEK_CUR)
+    return False
 
-    Parameters
-    ----------
-    waveform
-        float32 [n] at `rate` Hz.
-    rate, new_rate
-        Sampling rates in Hz.
 
-    Returns
-    -------
-    waveform
-        float32 [about n * new_rate / rate], band-limited to the lower of the two Nyquist frequencies (soxr HQ).
-    """
-    return waveform if rate == new_rate else cast(np.ndarray, soxr.resample(waveform, rate, new_rate, quality="HQ"))
+def unusable(dataset: Dataset) -> dict[Path, str]:
+    """Decode every clip once, so that bad files are known before an hour is spent: their reasons, by path."""
 
-
-def check(dataset: Dataset) -> None:
-    """Decode every clip once, so that a bad file is known before an hour is spent.
-
-    Raises
-    ------
-    InputError
-        One for all bad files, with path and reason.
-    """
-    bad = []
-    for clip in dataset.clips:
+    def reason(clip: Clip) -> str | None:
         try:
             decode(clip.path)
         except InputError as error:
-            bad.append(str(error))
-    if bad:
-        raise InputError(f"{len(bad)} of {len(dataset.clips)} clips of {dataset.name} are unusable: {_listed(bad)}")
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # libsndfile decodes outside of Python's lock
+        reasons = tqdm(pool.map(reason, dataset.clips), total=len(dataset.clips), desc="checking", unit="clip")
+        return {clip.path: why for clip, why in zip(dataset.clips, reasons, strict=True) if why}
 
 
-def digest(dataset: Dataset) -> str:
+def leaks(dataset: Dataset, checksums: Sequence[str]) -> list[str]:
+    """What may carry a recording from training into test: a recording filed under two folds, bytes under two names."""
+    folds: dict[str, set[int]] = defaultdict(set)
+    names: dict[str, list[str]] = defaultdict(list)
+    for clip, checksum in zip(dataset.clips, checksums, strict=True):
+        folds[clip.source].add(clip.fold)
+        names[checksum].append(clip.path.name)
+    straddling = [
+        f"recording {source} is filed under folds {', '.join(map(str, sorted(numbers)))}"
+        for source, numbers in sorted(folds.items())
+        if len(numbers) > 1
+    ]
+    return straddling + [f"{', '.join(same)} are the same bytes" for same in names.values() if len(same) > 1]
+
+
+def checksums(dataset: Dataset) -> tuple[str, ...]:
+    """SHA-256 of each clip's file, sixteen hex digits."""
+
+    def checksum(clip: Clip) -> str:
+        with clip.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return tuple(pool.map(checksum, dataset.clips))
+
+
+def digest(dataset: Dataset, checksums: Sequence[str]) -> str:
     """Sixteen hex digits that change with any clip's bytes, name, label, fold or source, or with the class names.
 
     The order of the clips and the folder they lie in do not matter.
     """
-    sha = hashlib.sha256(repr((dataset.classes, dataset.duration, dataset.wavelet_rate)).encode())
-    for clip in sorted(dataset.clips, key=lambda clip: (clip.path.name, clip.fold, clip.source)):
-        sha.update(repr((clip.path.name, clip.label, clip.fold, clip.source)).encode())
-        with clip.path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()[:16]
+    clips = sorted(
+        (clip.path.name, clip.label, clip.fold, clip.source, checksum)
+        for clip, checksum in zip(dataset.clips, checksums, strict=True)
+    )
+    content = repr((dataset.classes, dataset.duration, dataset.wavelet_rate, clips))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -82,8 +82,7 @@ def split(
     parts = _share_out(development, labels, sources, [1 / folds] * folds, rng)
     if not len(test) or any(not len(part) for part in parts):
         raise InputError(
-            f"{len(np.unique(sources))} recordings are too few for a test set and {folds} folds: "
-            "lower folds or add recordings"
+            f"{len(np.unique(sources))} recordings are too few for a test set and {folds} folds: add recordings"
         )
     return Split(test, tuple(parts))
 

@@ -31,7 +31,7 @@ class Description:
     shape : tuple of int
         (channels, height, width) of an input.
     clip : dict
-        What turns a clip into an input: ``duration`` in seconds, ``wavelet_rate`` in Hz, ``height``, ``width``.
+        What turns a clip into an input: the fields of `advtrack.representations.image.ImageSettings`.
     training : dict
         What made it: kind of training, fold, seed and the rest of the parameters.
     """

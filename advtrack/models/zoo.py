@@ -66,6 +66,23 @@ def check_weights(model: str, weights: str) -> None:
         raise InputError(f"--weights {weights}: no such file; give 'imagenet', 'none' or a file of weights")
 
 
+def check_size(model: str, height: int, width: int) -> None:
+    """Refuse images that ``model`` cannot take, before anything trains.
+
+    Raises
+    ------
+    InputError
+        They are too small for its layers.
+    """
+    with torch.device("meta"):  # shapes without numbers: no memory, no time
+        try:
+            _body(model, 2)(torch.empty(2, 1, height, width))
+        except RuntimeError as error:
+            raise InputError(
+                f"{model} cannot take images of {height} x {width}: extract larger ones (features --height --width)"
+            ) from error
+
+
 def build(model: str, classes: int, *, weights: str = "none", mean: float = 0.0, std: float = 1.0) -> Network:
     """Build a network.
 

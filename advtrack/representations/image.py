@@ -9,7 +9,9 @@ short clip instead would invent a rhythm, and its seams clicks, that the recordi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import soxr
@@ -17,12 +19,90 @@ import soxr
 from advtrack.representations import morlet, stft, tonnetz
 from advtrack.representations.pitch_shift import pitch_shift
 
-TOP_DB = 80.0  # dynamic range in dB below the clip's maximum
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What an image depends on beside its clip; kept with every store and every victim.
+
+    Attributes
+    ----------
+    height, width
+        Rows of the spectrogram (the tonnetz adds ``height // 4``) and columns of the image.
+    duration
+        Seconds the clip is cut or filled to.
+    wavelet_rate
+        Sampling rate of the scalogram in Hz.
+    top_db
+        Dynamic range: what lies so many decibels or more below the reference is 0.
+    reference_db
+        The power, in decibels, that is 1; None for each clip's own maximum. Power above it is 1 too.
+    """
+
+    height: int
+    width: int
+    duration: float
+    wavelet_rate: int
+    top_db: float = 80.0
+    reference_db: float | None = None
+
+    def shape(self, representation: str) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        rows = self.height + self.height // 4 if representation.endswith("_tonnetz") else self.height
+        return rows, self.width
 
 
-def shape(representation: str, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of an image: `height` counts the spectrogram's rows, the tonnetz adds height // 4."""
-    return (height + height // 4 if representation.endswith("_tonnetz") else height), width
+def images(
+    waveform: np.ndarray, rate: int, representations: Sequence[str], settings: ImageSettings, scale: float = 1.0
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Compute one clip's images; what representations have in common is computed once.
+
+    Parameters
+    ----------
+    waveform
+        float32 [n], mono, at `rate` Hz.
+    rate
+        Its sampling rate.
+    representations
+        Of `advtrack.representations.REPRESENTATIONS`.
+    settings
+        How.
+    scale
+        Pitch shift: factor on every frequency, applied at 22.05 kHz.
+
+    Returns
+    -------
+    dict
+        For each representation its image, float32 `settings.shape(representation)` in [0, 1], and the power that 1
+        stands for, 0 for silence under a reference of its own.
+    """
+    if scale != 1:
+        at_stft_rate = fit(_resample(waveform, rate, stft.RATE), stft.RATE, settings.duration)
+        waveform, rate = pitch_shift(at_stft_rate, stft.RATE, scale), stft.RATE
+
+    @cache
+    def at(new_rate: int) -> np.ndarray:
+        return fit(_resample(waveform, rate, new_rate), new_rate, settings.duration)
+
+    @cache
+    def spectrogram(kind: str) -> tuple[np.ndarray, float]:
+        if kind == "stft":
+            decibels, reference = to_unit(stft.stft_power(at(stft.RATE)), settings)
+            return resize(decibels, settings.height, settings.width), reference
+        power = morlet.scalogram(at(settings.wavelet_rate), settings.wavelet_rate, settings.height, settings.width)
+        return to_unit(power, settings)
+
+    @cache
+    def centroids() -> np.ndarray:
+        return resize(tonnetz.tonnetz(at(tonnetz.RATE)), settings.height // 4, settings.width)
+
+    found = {}
+    for representation in representations:
+        kind, _, appended = representation.partition("_")
+        rows, reference = spectrogram(kind)
+        if appended:
+            rows = np.concatenate([rows, centroids()])
+        found[representation] = np.clip(rows, 0, 1), reference
+    return found
 
 
 def fit(waveform: np.ndarray, rate: int, duration: float) -> np.ndarray:
@@ -31,88 +111,34 @@ def fit(waveform: np.ndarray, rate: int, duration: float) -> np.ndarray:
     return np.pad(waveform[:length].astype(np.float32, copy=False), (0, max(0, length - len(waveform))))
 
 
-def at_rates(waveform: np.ndarray, rate: int, duration: float, scale: float = 1.0) -> Callable[[int], np.ndarray]:
-    """Give a function of a sampling rate in Hz that returns the clip, float32 [rate * duration], at that rate.
-
-    Parameters
-    ----------
-    waveform
-        float32 [n], mono, at `rate` Hz.
-    rate
-        Its sampling rate.
-    duration
-        Seconds it is cut or filled to.
-    scale
-        Pitch shift: factor on every frequency, applied at 22.05 kHz.
-    """
-    if scale != 1:
-        shifted_at = stft.RATE
-        waveform = pitch_shift(fit(_resample(waveform, rate, shifted_at), shifted_at, duration), shifted_at, scale)
-        rate = shifted_at
-    return lambda new_rate: fit(_resample(waveform, rate, new_rate), new_rate, duration)
-
-
 def _resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Band-limited to the lower of the two Nyquist frequencies (soxr HQ)."""
     return waveform if rate == new_rate else soxr.resample(waveform, rate, new_rate, quality="HQ")
 
 
-def image(
-    waveform_at: Callable[[int], np.ndarray], representation: str, *, height: int, width: int, wavelet_rate: int
-) -> tuple[np.ndarray, float]:
-    """Compute one clip's image.
-
-    Parameters
-    ----------
-    waveform_at
-        Function of a sampling rate in Hz that returns the clip, float32 [n], at that rate, as `at_rates` gives it.
-    representation
-        One of `advtrack.representations.REPRESENTATIONS`.
-    height, width
-        Rows of the spectrogram and columns of the image.
-    wavelet_rate
-        Sampling rate of the scalogram in Hz.
-
-    Returns
-    -------
-    image
-        float32 `shape(representation, height, width)` in [0, 1].
-    reference
-        The power that 1 stands for; 0 for silence.
-    """
-    spectrogram, _, appended = representation.partition("_")
-    if spectrogram == "stft":
-        decibels, reference = to_unit(stft.stft_power(waveform_at(stft.RATE)))
-        rows = resize(decibels, height, width)
-    else:
-        rows, reference = to_unit(morlet.scalogram(waveform_at(wavelet_rate), wavelet_rate, height, width))
-    if appended:
-        centroids = resize(tonnetz.tonnetz(waveform_at(tonnetz.RATE)), height // 4, width)
-        rows = np.concatenate([rows, centroids])
-    return np.clip(rows, 0, 1), reference
-
-
-def to_unit(power: np.ndarray, top_db: float = TOP_DB) -> tuple[np.ndarray, float]:
+def to_unit(power: np.ndarray, settings: ImageSettings) -> tuple[np.ndarray, float]:
     """Map power to [0, 1], linear in dB.
 
     Parameters
     ----------
     power
         float [rows, columns], at least 0.
-    top_db
-        Dynamic range: the maximum maps to 1, what lies `top_db` or more below it to 0.
+    settings
+        Its `top_db` and `reference_db` count.
 
     Returns
     -------
     image
         float32 [rows, columns]; 0 everywhere for silence.
     reference
-        The maximum.
+        The power that 1 stands for.
     """
-    reference = float(power.max())
+    fixed = settings.reference_db
+    reference = float(power.max()) if fixed is None else 10 ** (fixed / 10)
     if not reference > np.finfo(np.float32).tiny:
         return np.zeros(power.shape, np.float32), 0.0
-    relative = np.maximum(power / reference, 10 ** (-top_db / 10))
-    return (1 + 10 * np.log10(relative) / top_db).astype(np.float32), reference
+    relative = np.clip(power / reference, 10 ** (-settings.top_db / 10), 1)
+    return (1 + 10 * np.log10(relative) / settings.top_db).astype(np.float32), reference
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

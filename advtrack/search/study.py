@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,14 @@ def open_storage(url: str) -> BaseStorage:
         return optuna.storages.get_storage(url)
     except Exception as error:  # each database driver raises its own
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--storage {url}: cannot be used ({reason}); give an Optuna storage URL") from error
+        raise InputError(
+            f"--storage {redacted(url)}: cannot be used ({redacted(reason)}); give an Optuna storage URL"
+        ) from error
+
+
+def redacted(text: str) -> str:
+    """A text in which URLs show no passwords."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def search_budget(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from advtrack.errors import InputError
 from advtrack.models.zoo import check_weights
 from advtrack.stages.features import find_store
-from advtrack.stages.train import Training, recipe, train_folds, weights_of
+from advtrack.stages.train import Training, train_folds, weights_of
+from advtrack.stages.victims import find_victim, recipe
 from advtrack.tracking import registry
 
 
@@ -22,7 +23,7 @@ def run(options: Training) -> str:
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
-    standard = registry.resolve(options.dataset, options.representation, options.model, registry.STANDARD)
+    standard = find_victim(options.dataset, options.representation, options.model, registry.STANDARD)
     features_run = options.features_run or standard.tags["features_run"]
     store, _ = find_store(options.dataset, options.representation, features_run=features_run)
     own = {"store_digest": store.digest, "seed": str(options.seed), "weights": weights}
@@ -42,4 +43,4 @@ def run(options: Training) -> str:
     fold = int(standard.tags["fold"])
     if fold >= options.folds:
         raise InputError(f"--folds {options.folds}: the plain victim is fold {fold}; use at least --folds {fold + 1}")
-    return train_folds(options, weights, store, features_run, standard=fold)
+    return train_folds(options, weights, store, features_run, standard=standard)

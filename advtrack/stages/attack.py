@@ -19,11 +19,12 @@ from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_fig
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
 from advtrack.search.space import Budget, BudgetResult, Search
-from advtrack.search.study import example, open_storage, search_budget, transferred_fooling_rate
+from advtrack.search.study import example, open_storage, redacted, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.features import find_store
 from advtrack.stages.samples import Struck, strike_list
-from advtrack.stages.train import choose_device, recipe
+from advtrack.stages.train import choose_device
+from advtrack.stages.victims import find_victim, recipe
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -65,7 +66,7 @@ def run(options: Attacking) -> str:
     InputError
         No such victim, or nothing it classifies correctly.
     """
-    version = registry.resolve(options.dataset, options.representation, options.model, options.victim)
+    version = find_victim(options.dataset, options.representation, options.model, options.victim)
     storage = open_storage(options.storage)
     device = choose_device(options.device)
     victim = checkpoint.load(registry.download(version), device)
@@ -76,7 +77,9 @@ def run(options: Attacking) -> str:
     tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
     tags |= {"training": training["kind"], "fold": training["fold"], "victim": f"{version.name}/{version.version}"}
     tags |= {"victim_run": version.run_id, "store_digest": store.digest}
+    tags |= {"plain_runs": ",".join(sorted({record.run_id for record, _ in plain.values()}))} if plain else {}
     params = {**asdict(options), "attacks": ",".join(options.attacks), "device": str(device)}
+    params["storage"] = redacted(options.storage)
     title = f"{version} ({training['kind']})"
     with runs.stage_run(
         "attack", CODE_VERSION, keys, title=title, params=params, tags=tags, force=options.force
@@ -84,7 +87,7 @@ def run(options: Attacking) -> str:
         if stage.reused:
             _point_at(version, options.attacks, stage)
             return stage.run_id
-        stage.dataset(victim.description.dataset, store.digest, str(store.path))
+        stage.dataset(victim.description.dataset, store.data_digest, str(store.path))
         for attack in options.attacks:
             found = _earlier(attack, keys[attack]) if not options.force else None
             if found is None:

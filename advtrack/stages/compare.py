@@ -17,7 +17,8 @@ from advtrack.reporting.report import ReportFigure, html_report
 from advtrack.reporting.tables import FillingCommand, per_attack_table, table_one, table_three, table_two
 from advtrack.search.space import longest_run
 from advtrack.stages.attack import find_records
-from advtrack.stages.train import read_folds, recipe
+from advtrack.stages.train import read_folds
+from advtrack.stages.victims import recipe, training_command
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -83,6 +84,17 @@ def run(options: Comparison) -> tuple[str, Path]:
             stage.text(to_csv(table), f"table_{table.number}.csv")
         stage.text(to_markdown(budgets), "budgets.md")
         stage.text(to_csv(budgets), "budgets.csv")
+        stage.metrics(
+            {
+                f"table_{table.number}/{row.dataset}/{row.representation}/{model}": cell.value
+                for table in tables
+                for row in table.rows
+                for model, cell in zip(table.models, row.cells, strict=True)
+                if cell.value is not None
+            }
+        )
+        for data in sorted({data for record in records for data in runs.inputs(record.run_id)}):
+            stage.dataset(*data)
         stage.tags({"lineage": ",".join(sorted(_lineage(records)))[:5000]})
         html = html_report(tables, budgets, _figures(records), _facts(records, stage.run_id))
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +165,7 @@ def _commands(records: Sequence[VictimRecord]) -> FillingCommand:
         beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
         if not attacks:
             options = _differing({"seed": "0", "weights": "none"}, asdict(beside)) if beside else ""
-            return f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}{options}"
+            return training_command(dataset, representation, model, training, options)
         alias = registry.STANDARD if training == "plain" else registry.ROBUST
         options = _search_options([beside.attacks[attack] for attack in attacks]) if beside else ""
         return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}{options}"

@@ -1,10 +1,10 @@
-"""Entry point ``features``: clips to a spectrogram store."""
+"""Entry point ``features``: clips to spectrogram stores, one pass for all representations asked for."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from advtrack import data
 from advtrack.data import clip, synthetic
 from advtrack.errors import InputError
 from advtrack.reporting.figures import class_figure
-from advtrack.representations.store import MANIFEST, SpectrogramSet, extract, open_store
+from advtrack.representations.extract import extract
+from advtrack.representations.image import ImageSettings
+from advtrack.representations.store import MANIFEST, SpectrogramSet, intact, open_store
 from advtrack.tracking import runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,59 +28,58 @@ class Features:
 
     dataset: str
     data_dir: str
-    representation: str
+    representations: tuple[str, ...]
     height: int
     width: int
     augment: bool
+    top_db: float
+    reference_db: float | None
+    skip_bad: bool
+    seed: int
     work_dir: str
     force: bool = False
 
 
-def run(options: Features) -> str:
-    """Extract one representation of one data set; the MLflow run that did it.
+def run(options: Features) -> dict[str, str]:
+    """Extract representations of one data set; for each, the MLflow run that did it.
 
     Raises
     ------
     InputError
         The data set's folder is not as its layout asks, or has files that cannot be read.
     """
-    dataset = data.load(options.dataset, data_folder(options.dataset, options.data_dir, options.work_dir))
-    digest = clip.digest(dataset)
-    key = {"digest": digest, "representation": options.representation, "augment": options.augment}
-    key |= {"height": options.height, "width": options.width, "work_dir": str(Path(options.work_dir).absolute())}
-    identity: dict[str, Any] = {"dataset": dataset.name, "representation": options.representation}
-    identity |= {"data_digest": digest}
-    identity |= {"height": options.height, "width": options.width, "augment": options.augment}
-    folder = Path(options.work_dir).absolute() / "stores" / _folder_name(identity)
-    force = options.force or not (folder / MANIFEST).exists()
-    with runs.stage_run(
-        "features", CODE_VERSION, key, title=folder.name, params=asdict(options), tags=identity, force=force
-    ) as stage:
-        if stage.reused:
-            return stage.run_id
-        stage.dataset(dataset.name, digest, str(dataset.clips[0].path.parent))
-        clip.check(dataset)
-        if options.force:
-            shutil.rmtree(folder, ignore_errors=True)
-        store = extract(
-            dataset,
-            options.representation,
-            folder,
-            height=options.height,
-            width=options.width,
-            augment=options.augment,
-            decode=clip.decode,
-            digest=digest,
-        )
-        stage.tags({"store": folder, "store_digest": store.digest})
-        stage.metrics({"clips": len(dataset.clips), "images": len(store.y), "classes": len(store.classes)})
-        stage.data((folder / MANIFEST).read_bytes(), MANIFEST)
-        stage.data(class_figure(*_one_of_each(store), options.representation), "classes.png")
-        logger.info("features: %d images of %s in %s", len(store.y), options.representation, folder)
-        return stage.run_id
+    dataset = data.load(options.dataset, data_folder(options))
+    checksums = clip.checksums(dataset)
+    digest = clip.digest(dataset, checksums)
+    settings = ImageSettings(
+        height=options.height,
+        width=options.width,
+        duration=dataset.duration,
+        wavelet_rate=dataset.wavelet_rate,
+        top_db=options.top_db,
+        reference_db=options.reference_db,
+    )
+    common = {"digest": digest, "settings": asdict(settings), "augment": options.augment, "skip_bad": options.skip_bad}
+    common |= {"work_dir": str(Path(options.work_dir).absolute())}
+    params = {**asdict(options), "representations": ",".join(options.representations)}
+    with ExitStack() as stack:
+        stages: dict[str, runs.StageRun] = {}
+        for representation in options.representations:
+            key = {**common, "representation": representation}
+            tags: dict[str, Any] = {"dataset": dataset.name, "representation": representation, "data_digest": digest}
+            tags |= {"height": options.height, "width": options.width, "augment": options.augment}
+            force = options.force or not _intact(key)
+            title = f"{dataset.name}-{representation}-{options.height}x{options.width}"
+            stages[representation] = stack.enter_context(
+                runs.stage_run("features", CODE_VERSION, key, title=title, params=params, tags=tags, force=force)
+            )
+        wanted = {name: stage for name, stage in stages.items() if not stage.reused}
+        if wanted:
+            _extract(options, dataset, checksums, settings, wanted)
+    return {representation: stage.run_id for representation, stage in stages.items()}
 
 
-def data_folder(dataset: str, data_dir: str, work_dir: str) -> Path:
+def data_folder(options: Features) -> Path:
     """Where the clips lie: ``data_dir``, or for 'synthetic' without one, clips generated under ``work_dir``.
 
     Raises
@@ -86,11 +87,26 @@ def data_folder(dataset: str, data_dir: str, work_dir: str) -> Path:
     InputError
         A real data set without a folder.
     """
-    if data_dir:
-        return Path(data_dir)
-    if dataset == "synthetic":
-        return synthetic.generate(Path(work_dir) / "synthetic")
-    raise InputError(f"--data-dir: {dataset} needs the folder of its release, e.g. --data-dir path/to/{dataset}")
+    if options.data_dir:
+        return Path(options.data_dir)
+    if options.dataset == "synthetic":
+        name = "synthetic" if options.seed == 0 else f"synthetic-{options.seed}"
+        return synthetic.generate(Path(options.work_dir) / name, options.seed)
+    raise InputError(
+        f"--data-dir: {options.dataset} needs the folder of its release, e.g. --data-dir path/to/{options.dataset}"
+    )
+
+
+def stores(dataset: str, representation: str, store_digest: str = "") -> dict[str, Path]:
+    """Folders of the stores that are there, by the newest ``features`` run that made or found them, newest first."""
+    tags = {"stage": "features", "dataset": dataset, "representation": representation}
+    tags |= {"store_digest": store_digest} if store_digest else {}
+    found: dict[Path, str] = {}
+    for run_ in runs.find(tags, status="FINISHED"):
+        folder = Path(runs.tag(run_, "store") or "")
+        if (folder / MANIFEST).exists():
+            found.setdefault(folder, run_.info.run_id)
+    return {run_id: folder for folder, run_id in found.items()}
 
 
 def find_store(
@@ -112,36 +128,95 @@ def find_store(
     InputError
         There is none, or there are several to choose from.
     """
-    tags = {"stage": "features", "dataset": dataset, "representation": representation}
-    tags |= {"store_digest": store_digest} if store_digest else {}
-    stores: dict[Path, str] = {}
-    for found in runs.find(tags, status="FINISHED"):
-        folder = Path(runs.tag(found, "store") or "")
-        if (folder / MANIFEST).exists() and features_run in ("", found.info.run_id):
-            stores.setdefault(folder, found.info.run_id)
-    if not stores:
+    found = stores(dataset, representation, store_digest)
+    if features_run:
+        found = {run_id: folder for run_id, folder in found.items() if run_id == features_run}
+    if not found:
         which = f" of run {features_run}" if features_run else f" with digest {store_digest}" if store_digest else ""
-        folder_option = "" if dataset == "synthetic" else " --data-dir FOLDER"
         raise InputError(
             f"no spectrograms of {dataset} as {representation}{which}; run first: "
-            f"advtrack features --dataset {dataset} --representation {representation}{folder_option}"
+            + features_command(dataset, representation, store_digest)
         )
-    if len(stores) > 1:
-        candidates = ", ".join(f"{run_id} ({folder.name})" for folder, run_id in sorted(stores.items()))
+    if len(found) > 1:
+        candidates = ", ".join(f"{run_id} ({folder.name})" for run_id, folder in found.items())
         raise InputError(
             f"several stores of {dataset} as {representation}: choose one with --features-run: {candidates}"
         )
-    ((folder, run_id),) = stores.items()
+    ((run_id, folder),) = found.items()
     return open_store(folder), run_id
 
 
-def _folder_name(identity: dict[str, Any]) -> str:
-    augmented = "-augmented" if identity["augment"] else ""
-    size = f"{identity['height']}x{identity['width']}"
-    return f"{identity['dataset']}-{identity['representation']}-{size}{augmented}-{str(identity['data_digest'])[:8]}"
+def features_command(dataset: str, representation: str, store_digest: str = "") -> str:
+    """The command that makes a store: the one of this digest again, or one like the newest of the data set."""
+    command = f"advtrack features --dataset {dataset} --representation {representation}"
+    tags = {"stage": "features", "dataset": dataset} | ({"store_digest": store_digest} if store_digest else {})
+    like = runs.find(tags, status="FINISHED")
+    if not like:
+        return command + ("" if dataset == "synthetic" else " --data-dir FOLDER")
+    defaults = {"data_dir": "", "height": "224", "width": "224", "augment": "False", "top_db": "80.0", "seed": "0"}
+    for name, default in {**defaults, "skip_bad": "False", "work_dir": "work"}.items():
+        value = like[0].data.params.get(name, default)
+        if value != default:
+            command += f" --{name.replace('_', '-')} {value}"
+    reference = like[0].data.params.get("reference_db", "None")
+    return command + ("" if reference == "None" else f" --reference {reference}")
+
+
+def _extract(
+    options: Features,
+    dataset: clip.Dataset,
+    checksums: tuple[str, ...],
+    settings: ImageSettings,
+    stages: dict[str, runs.StageRun],
+) -> None:
+    """Check the clips, extract the stores in one pass, and log each into its run."""
+    bad = clip.unusable(dataset)
+    if bad and not options.skip_bad:
+        raise InputError(
+            f"{len(bad)} of {len(dataset.clips)} clips of {dataset.name} are unusable (--skip-bad true goes on without "
+            f"them): {clip.listed(list(bad.values()))}"
+        )
+    if bad:
+        logger.warning("going on without %d unusable clips: %s", len(bad), clip.listed(list(bad.values())))
+        kept = [i for i, one in enumerate(dataset.clips) if one.path not in bad]
+        checksums = tuple(checksums[i] for i in kept)
+        dataset = replace(dataset, clips=tuple(dataset.clips[i] for i in kept))
+    leaks = clip.leaks(dataset, checksums)
+    if leaks:
+        logger.warning("clips of one recording on both sides of a split would leak: %s", clip.listed(leaks))
+    stores = extract(
+        dataset,
+        list(stages),
+        Path(options.work_dir).absolute() / "stores",
+        settings,
+        decode=clip.decode,
+        checksums=checksums,
+        data_digest=clip.digest(dataset, checksums),
+        augment=options.augment,
+        fresh=options.force,
+    )
+    for representation, stage in stages.items():
+        store = stores[representation]
+        stage.dataset(dataset.name, store.data_digest, str(dataset.clips[0].path.parent))
+        stage.tags({"store": store.path, "store_digest": store.digest})
+        stage.metrics({"clips": len(dataset.clips), "images": len(store), "classes": len(store.classes)})
+        stage.metrics({"skipped_clips": len(bad), "leaks": len(leaks)})
+        for name, lines in (("skipped.txt", list(bad.values())), ("leaks.txt", leaks)):
+            if lines:
+                stage.text("\n".join(lines) + "\n", name)
+        stage.data((store.path / MANIFEST).read_bytes(), MANIFEST)
+        stage.data(class_figure(*_one_of_each(store), representation), "classes.png")
+        logger.info("features: %d images of %s in %s", len(store), representation, store.path)
+
+
+def _intact(key: dict[str, Any]) -> bool:
+    """Whether the store that an equal run left is still as it was written; True if there is none."""
+    equal = runs.find({"resume_key": runs.resume_key("features", CODE_VERSION, key)}, status="FINISHED")
+    return not equal or intact(runs.tag(equal[0], "store") or "")
 
 
 def _one_of_each(store: SpectrogramSet) -> tuple[list, list[str]]:
     """The first image of each class, for a look at what was extracted."""
-    firsts = [int((store.y == label).argmax()) for label in range(len(store.classes))]
-    return [image[0] for image in store.images(firsts)], list(store.classes)
+    labels = [label for label in range(len(store.classes)) if (store.y == label).any()]
+    firsts = [int((store.y == label).argmax()) for label in labels]
+    return [image[0] for image in store.images(firsts)], [store.classes[label] for label in labels]

@@ -15,8 +15,10 @@ import yaml
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.models import MODELS
-from advtrack.models.zoo import check_weights
+from advtrack.models.zoo import check_size, check_weights
 from advtrack.representations import REPRESENTATIONS
+from advtrack.representations.image import ImageSettings
+from advtrack.search.study import open_storage
 from advtrack.stages import adversarial_train, attack, compare, features, train
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.train import weights_of
@@ -61,21 +63,29 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
     InputError
         A value of the preset is unknown or out of place.
     """
+    open_storage(options.storage)
     for model in values["models"]:
         check_weights(model, weights_of(model, values["weights"]))
+        for representation in values["representations"]:
+            rows, columns = ImageSettings(values["height"], values["width"], 1, 1).shape(representation)
+            check_size(model, rows, columns)
     everywhere: dict[str, Any] = {"dataset": values["dataset"], "seed": options.seed, "force": options.force}
     everywhere |= {"device": train.choose_device(options.device).type}
     cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
     with runs.stage_run(
         "main", CODE_VERSION, {}, title=options.preset, params=values, tags={"preset": options.preset}, force=True
     ) as stage:
-        stores = {}
-        for representation in values["representations"]:
-            extraction = _chosen(values, "dataset", "height", "width", "augment")
-            extraction |= {"representation": representation, "data_dir": options.data_dir}
-            stores[representation] = features.run(
-                features.Features(**extraction, work_dir=options.work_dir, force=options.force)
+        stores = features.run(
+            features.Features(
+                **_chosen(values, "dataset", "representations", "height", "width", "augment", "top_db"),
+                reference_db=None,
+                skip_bad=False,
+                data_dir=options.data_dir,
+                seed=options.seed,
+                work_dir=options.work_dir,
+                force=options.force,
             )
+        )
         done = list(stores.values())
         for representation, model in cells:
             training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "augmentation")
@@ -94,6 +104,9 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
                 values["dataset"], values["representations"], values["models"], options.work_dir, options.force
             )
         )
+        for data in sorted({data for one in done for data in runs.inputs(one)}):
+            stage.dataset(*data)
+        stage.metrics(runs.get(run_id).data.metrics)
         stage.tags({"lineage": ",".join([*done, run_id])})
         stage.text(json.dumps(dict(values), indent=2), "preset.json")
         return Finished(compare.read_tables(run_id), report)
@@ -122,7 +135,7 @@ def settings(options: Pipeline) -> dict[str, Any]:
         for one in listed:
             if one not in known_names:
                 raise InputError(f"--overrides {name}: unknown {one!r}, choose from {', '.join(known_names)}")
-        values[name] = tuple(listed)
+        values[name] = tuple(dict.fromkeys(listed))
     for attack_name in values["attacks"]:
         for option in ("samples", "max_iter"):
             whole_number_for(option.replace("_", "-"), values[option], attack_name, TABLE_ATTACKS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict, dataclass
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.stages.attack import find_records
+from advtrack.stages.victims import find_victim
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -35,9 +37,10 @@ def run(options: Promotion) -> str:
     InputError
         A threshold is not met, or the evidence for it is missing; all of them are listed.
     """
-    candidate = registry.resolve(options.dataset, options.representation, options.model, options.victim)
-    tags = {"model": options.model, "representation": options.representation, "dataset": options.dataset}
-    tags |= {"victim": f"{candidate.name}/{candidate.version}"}
+    candidate = find_victim(options.dataset, options.representation, options.model, options.victim)
+    dataset = candidate.tags["dataset"]
+    tags = {"model": options.model, "representation": options.representation, "dataset": dataset}
+    tags |= {"victim": f"{candidate.name}/{candidate.version}", "victim_run": candidate.run_id}
     # The registry may have moved since an equal promotion, so that none is ever reused.
     with runs.stage_run(
         "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=tags, force=True
@@ -49,6 +52,11 @@ def run(options: Promotion) -> str:
         else:
             under_plain = {attack: record.transferred_fooling_rate for attack, record in found.items()}
             rates = {attack: rate for attack, rate in under_plain.items() if rate is not None}
+        (victim_data,) = runs.inputs(candidate.run_id)
+        stage.dataset(*victim_data)
+        stage.tags({"lineage": ",".join(sorted({candidate.run_id, *(record.run_id for record in found.values())}))})
+        evidence = {attack: asdict(record) for attack, record in found.items()}
+        stage.text(json.dumps({"accuracy": accuracy, "attacks": evidence}, indent=2), "evidence.json")
         stage.metrics({"accuracy": accuracy, **{f"{attack}/fooling_rate": rate for attack, rate in rates.items()}})
         unmet = []
         if accuracy < options.min_accuracy:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from advtrack.data.splits import Split, split
 from advtrack.errors import InputError
 from advtrack.models import MODELS
 from advtrack.models.checkpoint import Description, save
-from advtrack.models.zoo import build, check_weights
+from advtrack.models.zoo import build, check_size, check_weights
 from advtrack.reporting.figures import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.by_name import by_name
@@ -113,7 +115,9 @@ def run(options: Training) -> str:
     return train_folds(options, weights, store, features_run, standard=None)
 
 
-def train_folds(options: Training, weights: str, store: SpectrogramSet, features_run: str, standard: int | None) -> str:
+def train_folds(
+    options: Training, weights: str, store: SpectrogramSet, features_run: str, standard: registry.Registered | None
+) -> str:
     """Train and register every fold, then point the kind's alias at one of them.
 
     Parameters
@@ -126,9 +130,15 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
         Inputs.
     features_run : str
         MLflow run that made them.
-    standard : int or None
-        The fold the alias goes to; None for the most accurate on its early-stopping fold.
+    standard : Registered or None
+        The plain victim whose fold the alias goes to; None for the most accurate on its early-stopping fold.
+
+    Raises
+    ------
+    InputError
+        Images that the model cannot take, or a version that is gone.
     """
+    check_size(options.model, *store.shape[1:])
     device = choose_device(options.device)
     settings = _settings(options, weights)
     # What one fold's weights depend on: the number of folds is not among it, so more can be added later.
@@ -137,7 +147,10 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
     identity |= {"training": options.kind, "store_digest": store.digest, "features_run": features_run}
     params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
     params["features_run"] = features_run
-    key = {**determined, "folds": options.folds, "standard": standard}
+    if standard:
+        identity |= {"standard": f"{standard.name}/{standard.version}", "standard_run": standard.run_id}
+    fold_of_alias = int(standard.tags["fold"]) if standard else None
+    key = {**determined, "folds": options.folds, "standard": fold_of_alias}
     name = registry.model_name(options.dataset, options.representation, options.model)
     with runs.stage_run(
         options.stage, CODE_VERSION, key, title=name, params=params, tags=identity, force=options.force
@@ -145,32 +158,40 @@ def train_folds(options: Training, weights: str, store: SpectrogramSet, features
         if stage.reused:
             folds = read_folds(stage.run_id)
         else:
-            stage.dataset(options.dataset, store.digest, features_run)
+            stage.dataset(options.dataset, store.data_digest, str(store.path))
             task = _Task(options, settings, weights, store, split_store(store, options.seed), identity, device)
             folds = []
             for fold in range(options.folds):
                 fold_key = runs.resume_key("fold", CODE_VERSION, {**determined, "fold": fold})
-                done = None if options.force else _finished_fold(fold, fold_key, name)
-                if done:
-                    folds.append(done)
-                    logger.info("%s: fold %d is already trained, reusing run %s", name, fold, done.run_id)
-                    continue
-                tags = {**identity, "stage": "fold", "fold": fold}
-                title = f"{options.kind} {name} fold {fold}"
-                with stage.child(title, fold_key, tags, fresh=options.force) as child:
-                    child.params({**params, "fold": fold})
-                    state = Path(options.work_dir) / "training" / f"{fold_key}.pt"
-                    if options.force:
-                        state.unlink(missing_ok=True)
-                    folds.append(_train_fold(task, fold, child, state))
+                state = Path(options.work_dir) / "training" / f"{fold_key}.pt"
+                with _alone(state):
+                    done = None if options.force else _finished_fold(fold, fold_key, name)
+                    if done:
+                        folds.append(done)
+                        logger.info("%s: fold %d is already trained, reusing run %s", name, fold, done.run_id)
+                        continue
+                    tags = {**identity, "stage": "fold", "fold": fold}
+                    title = f"{options.kind} {name} fold {fold}"
+                    with stage.child(title, fold_key, tags, fresh=options.force) as child:
+                        child.params({**params, "fold": fold})
+                        if options.force:
+                            state.unlink(missing_ok=True)
+                        folds.append(_train_fold(task, fold, child, state))
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             accuracies = np.array([fold.test_accuracy for fold in folds])
             stage.metrics({"test_accuracy": accuracies.mean(), "test_accuracy_std": accuracies.std()})
-        chosen = folds[standard] if standard is not None else max(folds, key=lambda fold: fold.stop_accuracy)
+        best = max(folds, key=lambda fold: fold.stop_accuracy)
+        chosen = best if fold_of_alias is None else folds[fold_of_alias]
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
-        version = registry.version(name, chosen.version)
+        version, before = registry.version(name, chosen.version), registry.by_alias(name, alias)
         if version is None:
             raise InputError(f"{name} version {chosen.version} is deleted: train it again with --force")
+        if before and before.tags["store_digest"] != store.digest:
+            logger.warning(
+                "%s@%s moves from version %s, of other spectrograms (%s x %s), to version %s (%d x %d)",
+                name, alias, before.version, before.tags["height"], before.tags["width"], version.version,
+                *store.shape[1:],
+            )  # fmt: skip
         registry.tag(version, {"train_run": stage.run_id})
         registry.set_alias(version, alias)
         listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
@@ -212,18 +233,24 @@ def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fo
     child.metrics({**metrics, "best_stop_accuracy": best.stop_accuracy})
     child.data(confusion_figure(matrix, list(store.classes)), "confusion.png")
     child.text(_predictions(store, parts.test, scores), "test_predictions.csv")
-    child.dataset(options.dataset, store.digest, str(identity["features_run"]))
+    child.dataset(options.dataset, store.data_digest, str(store.path))
 
     training = {**asdict(task.settings), "kind": options.kind, "fold": fold, "weights": task.weights}
     training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
     description = Description(
-        options.model, options.representation, options.dataset, store.classes, store.shape, dict(store.clip), training
+        options.model,
+        options.representation,
+        options.dataset,
+        store.classes,
+        store.shape,
+        asdict(store.settings),
+        training,
     )
     with TemporaryDirectory() as folder:
         save(Path(folder) / "checkpoint", network, description)
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
     tags = {**identity, "fold": fold, "accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
-    tags |= {"height": store.clip["height"], "width": store.clip["width"], "seed": options.seed}
+    tags |= {"height": store.settings.height, "width": store.settings.width, "seed": options.seed}
     tags |= {} if options.eps is None else {"eps": options.eps, "alpha": options.alpha}
     registered = registry.register(
         name,
@@ -235,12 +262,6 @@ def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fo
     child.tags({"version": registered.version})
     state.unlink(missing_ok=True)
     return Fold(fold, child.run_id, registered.version, accuracy, best.stop_accuracy)
-
-
-def recipe(version: registry.Registered) -> dict[str, str]:
-    """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
-    params = runs.get(version.run_id).data.params
-    return {"store_digest": version.tags["store_digest"], "seed": params["seed"], "weights": params["weights"]}
 
 
 def read_folds(run_id: str) -> list[Fold]:
@@ -257,7 +278,8 @@ def split_store(store: SpectrogramSet, seed: int) -> Split:
 
 def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
     """``indices`` of originals and of all their pitch-shifted copies: copies are trained on, nothing else."""
-    return np.flatnonzero(np.isin(store.name, store.name[indices]))
+    clip = np.cumsum(store.scale == 1.0)  # copies follow their original; names may repeat in other folders
+    return np.flatnonzero(np.isin(clip, clip[indices]))
 
 
 def weights_of(model: str, weights: str) -> str:
@@ -286,6 +308,22 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto")
     return torch.device(device)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Keep other processes of this working folder from training the same fold meanwhile."""
+    state.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("another process trains this fold: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _settings(options: Training, weights: str) -> Settings:

@@ -16,7 +16,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 import advtrack
 from advtrack.models import checkpoint
-from advtrack.representations.image import at_rates, image
+from advtrack.representations.image import ImageSettings, images
 
 _REQUIREMENTS = ("mlflow", "torch", "torchvision", "safetensors", "librosa", "soxr", "numpy", "scipy")
 _SIGNATURE = ModelSignature(
@@ -56,13 +56,13 @@ class AudioClassifier(PythonModel):
         waveforms = model_input["waveform"] if isinstance(model_input, dict) else model_input
         rate = int((params or {})["sampling_rate"])
         description = self.victim.description
-        duration, sizes = description.clip["duration"], {k: v for k, v in description.clip.items() if k != "duration"}
-        images = [
-            image(at_rates(waveform, rate, duration), description.representation, **sizes)[0]
+        settings, name = ImageSettings(**description.clip), description.representation
+        inputs = [
+            images(waveform, rate, [name], settings)[name][0]
             for waveform in np.atleast_2d(np.asarray(waveforms, np.float32))
         ]
         with torch.inference_mode():
-            scores = self.victim.network(torch.from_numpy(np.stack(images))[:, None]).softmax(1)
+            scores = self.victim.network(torch.from_numpy(np.stack(inputs))[:, None]).softmax(1)
         best = scores.max(1)
         return [
             {"label": description.classes[int(label)], "probability": float(probability)}

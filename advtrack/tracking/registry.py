@@ -93,40 +93,49 @@ def datasets_of(representation: str, model: str) -> list[str]:
     return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
 
-def resolve(dataset: str, representation: str, model: str, victim: str) -> Registered:
-    """Find a victim by alias or version number.
-
-    Parameters
-    ----------
-    dataset : str
-        Name of the data set, or 'auto' where only one has such a model.
-    representation, model : str
-        Names.
-    victim : str
-        Alias or version.
+def dataset_of(dataset: str, representation: str, model: str) -> str:
+    """A data set's name; for 'auto' the only one that has such a model, 'synthetic' if there is none.
 
     Raises
     ------
     InputError
-        There is no such victim, or more than one; the message names the command to run, or the candidates.
+        'auto' where several have one.
     """
-    if dataset == "auto":
-        candidates = datasets_of(representation, model)
-        if len(candidates) > 1:
-            options = " or ".join(f"--dataset {candidate}" for candidate in candidates)
-            raise InputError(f"--dataset auto: {model} on {representation} is registered for several, say {options}")
-        dataset = candidates[0] if candidates else "synthetic"
-    name = model_name(dataset, representation, model)
-    command = "adv-train" if victim == ROBUST else "train"
-    hint = f"run first: advtrack {command} --dataset {dataset} --representation {representation} --model {model}"
+    if dataset != "auto":
+        return dataset
+    candidates = datasets_of(representation, model)
+    if len(candidates) > 1:
+        options = " or ".join(f"--dataset {candidate}" for candidate in candidates)
+        raise InputError(f"--dataset auto: {model} on {representation} is registered for several, say {options}")
+    return candidates[0] if candidates else "synthetic"
+
+
+def resolve(name: str, victim: str, command: str) -> Registered:
+    """Find a version by alias or number.
+
+    Parameters
+    ----------
+    name : str
+        Of the registered model.
+    victim : str
+        Alias or version.
+    command : str
+        What makes such a victim, for the message.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
     if victim.isdigit():
         if found := version(name, victim):
             return found
         numbers = ", ".join(one.version for one in versions(name))
-        raise InputError(f"--victim {victim}: {name} has {f'versions {numbers}' if numbers else 'no versions'}; {hint}")
+        known = f"versions {numbers}" if numbers else "no versions"
+        raise InputError(f"--victim {victim}: {name} has {known}; run first: {command}")
     if found := by_alias(name, victim):
         return found
-    raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; {hint}")
+    raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; run first: {command}")
 
 
 def download(victim: Registered) -> Path:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import sleep
 from typing import Any
 
 import mlflow
@@ -48,7 +49,13 @@ def connect() -> None:
         if uri.startswith("sqlite:///"):
             _check_writable(Path(uri.removeprefix("sqlite:///")))
         with _impatient():
-            _experiment_id()
+            try:
+                _experiment_id()
+            except Exception:
+                if not uri.startswith("sqlite:///"):
+                    raise
+                sleep(2)  # another process may be making the tables at this very moment
+                _experiment_id()
     except InputError:
         raise
     except Exception as error:  # MLflow lets each database driver's own through
@@ -254,6 +261,13 @@ def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
 def get(run_id: str) -> Run:
     """A run by its identifier."""
     return MlflowClient().get_run(run_id)
+
+
+def inputs(run_id: str) -> list[tuple[str, str, str]]:
+    """Name, digest and source of the data sets that a run read."""
+    read = get(run_id).inputs
+    found = [given.dataset for given in (read.dataset_inputs if read else [])]
+    return [(dataset.name, dataset.digest, json.loads(dataset.source)["uri"]) for dataset in found]
 
 
 def tag(run: Run, name: str) -> str | None:

@@ -125,10 +125,9 @@ def fit(
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.05, fused=True)
-    steps = -(-len(train) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, epochs=settings.epochs, steps_per_epoch=steps, pct_start=0.25
-    )
+    steps = settings.epochs * -(-len(train) // settings.batch_size)
+    # The schedule cannot rise and fall in fewer than eight steps: a shorter training has the beginning of one.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(8, steps), pct_start=0.25)
     history: list[Epoch] = []
     best: dict[str, Tensor] = {}
     if checkpoint.exists():

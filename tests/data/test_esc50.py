@@ -19,7 +19,7 @@ def test_labels_count_from_zero_in_the_order_of_the_class_numbers(esc_folder):
     assert [c.fold for c in dataset.clips] == [1, 2, 2, 3]
     assert [c.source for c in dataset.clips] == ["a", "b", "b", "c"]
     assert (dataset.name, dataset.duration, dataset.wavelet_rate) == ("esc50", 5.0, 16_000)
-    clip.check(dataset)
+    assert not clip.unusable(dataset)
 
 
 def test_esc10(real_data):

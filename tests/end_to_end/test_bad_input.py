@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -114,22 +113,39 @@ def test_overrides_are_held_against_the_options(empty, override, word):
 
 
 def test_nothing_registered_names_the_command_to_run_first(empty):
-    one_line(empty.advtrack("attack", "--model", "alexnet"), "run first: advtrack train", "--model alexnet")
-    one_line(empty.advtrack("train"), "run first: advtrack features")
-    one_line(empty.advtrack("promote"), "run first: advtrack adv-train")
-    one_line(empty.advtrack("compare", "--models", "alexnet"), "run first: advtrack train")
+    features = "run first: advtrack features --dataset synthetic --representation stft"
+    one_line(empty.advtrack("attack", "--model", "alexnet"), f"{features} && advtrack train", "--model alexnet")
+    one_line(empty.advtrack("train"), features)
+    one_line(empty.advtrack("promote"), f"{features} && advtrack adv-train")
+    one_line(empty.advtrack("compare", "--models", "alexnet"), f"{features} && advtrack train")
+
+
+@pytest.mark.parametrize("stage", ["features", "train", "adv-train", "attack", "compare", "promote", "main"])
+def test_every_stage_refuses_a_folder_or_a_gpu_that_is_not_there(empty, stage):
+    import torch
+
+    one_line(empty.advtrack(stage, "--data-dir", "nowhere"), "--data-dir nowhere: no such folder")
+    if not torch.cuda.is_available():
+        one_line(empty.advtrack(stage, "--device", "cuda"), "--device cuda")
+    assert not (empty.folder / "mlflow.db").exists()
+
+
+def test_main_refuses_a_storage_and_images_before_anything_runs(empty):
+    one_line(
+        empty.advtrack("main", "--storage", "sqlite:////nowhere/optuna.db"), "--storage sqlite:////nowhere/optuna.db"
+    )
+    one_line(empty.advtrack("main", "--overrides", "height=32 width=32"), "alexnet cannot take images of 32 x 32")
+    assert not runs.find({})
+
+
+def test_passwords_are_not_repeated(empty):
+    result = empty.advtrack("main", "--storage", "mysql://me:secret@127.0.0.1:9/optuna")
+    one_line(result, "--storage mysql://me:***@127.0.0.1:9/optuna")
+    assert "secret" not in result.output
 
 
 def test_imagenet_weights_for_resnet56_are_refused_before_anything_trains(empty):
     one_line(empty.advtrack("train", "--model", "resnet56", "--weights", "imagenet"), "resnet56=none")
-
-
-def test_a_gpu_that_is_not_there(empty):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    one_line(empty.advtrack("main", "--device", "cuda"), "--device cuda")
 
 
 def test_a_storage_that_cannot_be_used(empty):
@@ -140,18 +156,16 @@ def test_a_storage_that_cannot_be_used(empty):
         open_storage("nonsense://here")
 
 
-def test_a_tracking_server_that_is_down_is_named_within_ten_seconds(tmp_path):
+def test_a_tracking_server_that_is_down_is_named(tmp_path):
     """In a process of its own: the address is read from the environment."""
     program = "from advtrack.cli import cli; cli()"
     environment = {"PATH": "/usr/bin:/bin", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "HOME": str(tmp_path)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program, "attack"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
-    assert time.monotonic() - start < 120  # the probe itself gives up after eight seconds; the rest is imports
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

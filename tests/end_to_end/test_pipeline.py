@@ -29,8 +29,8 @@ def test_main_prints_the_tables_the_report_and_how_to_look_at_it(finished):
 def test_every_stage_is_one_finished_run(finished):
     stages = [
         runs.tag(run, "stage")
-        for run in runs.find({"code_version": "1"}, status="FINISHED")
-        if runs.tag(run, "stage") != "fold"
+        for run in runs.find({}, status="FINISHED")
+        if runs.tag(run, "code_version") and runs.tag(run, "stage") != "fold"
     ]
     assert sorted(stages) == sorted(["main", "features", "train", "adv-train", "attack", "attack", "compare"])
     assert len(runs.find({"stage": "fold"}, status="FINISHED")) == 2
@@ -52,7 +52,11 @@ def test_lineage_leads_from_the_attack_to_the_data(finished):
     features = runs.get(runs.tag(fold, "features_run"))
     assert features.inputs.dataset_inputs[0].dataset.name == "synthetic"
     assert features.data.metrics["images"] == 120
-    assert runs.tag(features, "store_digest") == attack.inputs.dataset_inputs[0].dataset.digest
+    assert runs.tag(features, "data_digest") == features.inputs.dataset_inputs[0].dataset.digest
+    for run in runs.find({}, status="FINISHED"):
+        if runs.tag(run, "code_version"):  # every stage and fold logs what data it is about
+            assert runs.inputs(run.info.run_id)[0][:2] == ("synthetic", runs.tag(features, "data_digest"))
+            assert run.data.params and run.data.metrics
 
 
 def test_each_attack_leaves_a_study_a_result_and_a_per_sample_table(finished):
@@ -143,11 +147,28 @@ def test_promotion_lists_every_unmet_threshold_then_moves_the_champion(finished)
     assert registry.by_alias(NAME, "champion").version == registry.by_alias(NAME, "robust").version
 
 
+def test_a_name_given_twice_counts_once(finished):
+    place, _ = finished
+    result = place.advtrack("compare", "--models", "resnet18,resnet18", "--representation", "stft")
+    assert result.exit_code == 0 and result.output.count("resnet18 |") == 3
+
+
+def test_a_report_that_cannot_be_written_is_one_line(finished):
+    place, _ = finished
+    (place.folder / "file").write_text("in the way")
+    result = place.advtrack("compare", "--models", "resnet18", "--work-dir", "file")
+    assert result.exit_code == 2 and "file" in result.output.splitlines()[-1] and "Traceback" not in result.output
+
+
 def test_missing_cells_name_the_command_that_fills_them(finished):
     place, _ = finished
     result = place.advtrack("compare", "--models", "resnet18,alexnet", "--representation", "stft")
     assert result.exit_code == 0, result.output
-    assert "advtrack train --dataset synthetic --representation stft --model alexnet" in result.output
+    assert "`advtrack train --dataset synthetic --representation stft --model alexnet`" in result.output
+    result = place.advtrack("compare", "--models", "resnet18", "--representation", "dwt")
+    assert result.exit_code == 2  # nothing of it is there
+    features = "advtrack features --dataset synthetic --representation dwt --height 32 --width 32"
+    assert f"{features} && advtrack train" in result.output
 
 
 def test_predictions_of_a_victim_are_those_of_its_network(finished):

@@ -15,7 +15,7 @@ from torch import nn
 
 from advtrack.errors import InputError
 from advtrack.models import MODELS
-from advtrack.models.zoo import Network, build, check_weights
+from advtrack.models.zoo import Network, build, check_size, check_weights
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,23 @@ def test_grey_image_gets_the_same_logits_as_from_the_rgb_network(tmp_path, rgb_s
     x = torch.rand(1, 1, 40, 40)
     with torch.no_grad():
         assert torch.allclose(grey(x), colour(x.expand(1, 3, 40, 40)), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_images_that_a_network_cannot_take_are_refused(model):
+    smallest = next(side for side in range(1, 225) if _takes(model, side))
+    check_size(model, smallest, 3 * smallest)
+    if smallest > 1:
+        with pytest.raises(InputError, match=f"{model} cannot take images of {smallest - 1} x 224"):
+            check_size(model, smallest - 1, 224)
+
+
+def _takes(model, side):
+    try:
+        build(model, 2)(torch.zeros(2, 1, side, side))
+    except RuntimeError:
+        return False
+    return True
 
 
 def test_own_weights_load_whole(tmp_path):

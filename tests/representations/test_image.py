@@ -1,19 +1,23 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advtrack.representations import REPRESENTATIONS, morlet
-from advtrack.representations.image import at_rates, fit, image, resize, shape, to_unit
+from advtrack.representations import image as module
+from advtrack.representations.image import ImageSettings, fit, images, resize, to_unit
 
 # Two seconds are short for the lowest octaves of librosa's tuning estimate; no data set has such clips.
 pytestmark = pytest.mark.filterwarnings("ignore:n_fft")
 
 
-def picture(waveform, rate, representation, height=64, width=48, duration=2.0, wavelet_rate=8000):
-    return image(
-        at_rates(waveform, rate, duration), representation, height=height, width=width, wavelet_rate=wavelet_rate
-    )
+SETTINGS = ImageSettings(height=64, width=48, duration=2.0, wavelet_rate=8000)
+
+
+def picture(waveform, rate, representation, scale=1.0, **changes):
+    return images(waveform, rate, [representation], replace(SETTINGS, **changes), scale)[representation]
 
 
 def tone(frequency, rate=22_050, duration=2.0):
@@ -24,7 +28,7 @@ def tone(frequency, rate=22_050, duration=2.0):
 def test_size_range_and_reference(representation):
     noise = np.random.default_rng(0).normal(size=44_100).astype(np.float32)
     pixels, reference = picture(noise, 22_050, representation)
-    assert pixels.shape == shape(representation, 64, 48) == (80 if "tonnetz" in representation else 64, 48)
+    assert pixels.shape == SETTINGS.shape(representation) == (80 if "tonnetz" in representation else 64, 48)
     assert pixels.dtype == np.float32
     assert pixels.min() >= 0 and 0.8 < pixels.max() <= 1
     assert reference > 0
@@ -72,14 +76,41 @@ def test_a_short_clip_is_followed_by_silence_and_a_long_one_cut():
 
 
 def test_a_shifted_clip_is_as_long_and_as_high_as_asked():
-    pixels, _ = image(at_rates(tone(1000), 22_050, 2.0, 1.5), "stft", height=128, width=48, wavelet_rate=8000)
+    pixels, _ = picture(tone(1000), 22_050, "stft", scale=1.5, height=128)
     assert pixels.mean(axis=1).argmax() == int(1500 / 11_025 * 128)
 
 
 def test_decibels():
-    pixels, reference = to_unit(np.array([[1.0, 10.0, 1e-3], [1e-7, 1e-9, 0.0]]))
+    power = np.array([[1.0, 10.0, 1e-3], [1e-7, 1e-9, 0.0]])
+    pixels, reference = to_unit(power, SETTINGS)
     assert reference == 10
     np.testing.assert_allclose(pixels, [[7 / 8, 1, 4 / 8], [0, 0, 0]], atol=1e-6)
+    pixels, _ = to_unit(power, replace(SETTINGS, top_db=100))
+    np.testing.assert_allclose(pixels, [[9 / 10, 1, 6 / 10], [2 / 10, 0, 0]], atol=1e-6)
+    pixels, reference = to_unit(power, replace(SETTINGS, reference_db=0))
+    assert reference == 1
+    np.testing.assert_allclose(pixels, [[1, 1, 5 / 8], [1 / 8, 0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("representation", ["stft", "dwt"])
+def test_under_a_common_reference_a_quiet_clip_stays_darker(representation):
+    noise = np.random.default_rng(0).normal(size=44_100).astype(np.float32)
+    loud, reference = picture(noise, 22_050, representation, reference_db=70, top_db=200)
+    quiet, same = picture(noise / 10, 22_050, representation, reference_db=70, top_db=200)
+    assert reference == same == pytest.approx(1e7)
+    np.testing.assert_allclose(loud - quiet, 20 / 200, atol=1e-4)
+
+
+def test_images_of_one_pass_are_those_of_single_passes(monkeypatch):
+    noise, calls = np.random.default_rng(0).normal(size=40_000).astype(np.float32), []
+    original = module.tonnetz.tonnetz
+    monkeypatch.setattr(module.tonnetz, "tonnetz", lambda waveform: calls.append(1) or original(waveform))
+    together = images(noise, 22_050, REPRESENTATIONS, SETTINGS, 1.15)
+    assert len(calls) == 1
+    for representation in REPRESENTATIONS:
+        alone = picture(noise, 22_050, representation, 1.15)
+        np.testing.assert_array_equal(together[representation][0], alone[0])
+        assert together[representation][1] == alone[1]
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,13 +1,17 @@
 """Folds in a real MLflow store: what is trained again, and what is not."""
 
 from dataclasses import replace
+from threading import Thread
+from time import sleep
 
 import numpy as np
 import pytest
 
 from advtrack.errors import InputError
+from advtrack.representations.image import ImageSettings
 from advtrack.stages import train as stage
-from advtrack.stages.train import Training, recipe, train_folds
+from advtrack.stages.train import Training, train_folds
+from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
 from advtrack.training import fit
 
@@ -18,7 +22,8 @@ class Store:
     """Sixty noisy images of two classes."""
 
     digest, classes, shape = "digest", ("dog", "rain"), (1, 8, 8)
-    clip = {"height": 8, "width": 8, "duration": 1.0, "wavelet_rate": 8000}  # noqa: RUF012
+    data_digest, path = "data digest", "somewhere"
+    settings = ImageSettings(height=8, width=8, duration=1.0, wavelet_rate=8000)
     y = np.arange(60) % 2
     scale = np.ones(60)
     name = np.array([f"{i}.wav" for i in range(60)])
@@ -111,7 +116,37 @@ def test_force_trains_from_the_first_epoch(train, epochs):
     assert epochs == [1, 2, 1, 2]
 
 
-def test_copies_are_trained_on_with_their_originals():
+def test_copies_are_trained_on_with_their_originals_whatever_their_names():
     store = Store()
-    store.name = np.repeat(store.name[:30], 2)
+    store.scale, store.name = np.tile([1.0, 0.9], 30), np.repeat("same.wav", 60)
     assert stage.with_copies(store, np.array([4, 8])).tolist() == [4, 5, 8, 9]
+
+
+def test_images_that_a_network_cannot_take_are_refused_before_anything_runs(train):
+    with pytest.raises(InputError, match=r"alexnet cannot take images of 8 x 8"):
+        train(model="alexnet")
+    assert not runs.find({})
+
+
+def test_a_moving_alias_is_named(train, caplog, monkeypatch):
+    train()
+    monkeypatch.setattr(Store, "digest", "other")
+    train()
+    assert f"{NAME}@standard moves from version 1, of other spectrograms (8 x 8), to version 2" in caplog.text
+
+
+def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
+    """The second waits until the first, played by a thread that holds its lock, has finished the fold."""
+    original, second = stage._train_fold, []
+
+    def meanwhile(*arguments):
+        second.append(Thread(target=lambda: second.append(train(folds=2))))
+        second[0].start()
+        sleep(0.5)  # it has reached the lock
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_train_fold", meanwhile)
+        train()
+    second[0].join()
+    assert [version.version for version in registry.versions(NAME)] == ["2", "1"]

@@ -181,6 +181,12 @@ def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
     assert same_weights(continued, undisturbed)
 
 
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 64), (1, 90), (2, 64), (3, 90)])
+def test_a_training_of_few_steps_is_too_short_to_learn_but_ends(tmp_path, epochs, batch_size):
+    best = train(network(), Stripes(), tmp_path / "state.pt", epochs=epochs, batch_size=batch_size)
+    assert 1 <= best.number <= epochs
+
+
 def test_finished_training_is_not_repeated_while_its_file_is_there(tmp_path, monkeypatch):
     data, net, state, told = Stripes(noise=1.0), network(), tmp_path / "state.pt", []
     best = fit(net, data, *parts(data), options(), state, lambda epoch: None)

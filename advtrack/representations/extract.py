@@ -1,0 +1,342 @@
+"""Clips to spectrogram stores, in one pass for all representations asked for.
+
+Shards of at most 256 images are written under another name and renamed, the images last, and the manifest when all
+shards are there. So a killed extraction goes on with the shards it finished, and two processes that extract the same
+store replace each other's files by equal ones. Images of a clip whose bytes are in another store of the same
+parameters are copied from there: a data set that has changed costs the clips that have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from advtrack.errors import InputError
+from advtrack.representations import REPRESENTATIONS, morlet, stft
+from advtrack.representations.image import ImageSettings, images
+from advtrack.representations.pitch_shift import SCALES
+from advtrack.representations.store import (
+    MANIFEST,
+    VERSION,
+    SpectrogramSet,
+    checksum,
+    open_store,
+    read_manifest,
+    shard_intact,
+)
+
+logger = logging.getLogger("advtrack")
+
+SHARD = 256  # images at most; a clip and its augmented copies lie in one shard
+
+Decode = Callable[[Path], tuple[np.ndarray, int]]
+Images = dict[str, list[tuple[np.ndarray, float]]]
+"""One clip's images with their references, by representation: a list over pitch scales."""
+
+
+class ClipLike(Protocol):
+    """What is read of a clip, as in `advtrack.data.clip.Clip`."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def fold(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+
+
+class DatasetLike(Protocol):
+    """What is read of a data set, as in `advtrack.data.clip.Dataset`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def clips(self) -> Sequence[ClipLike]: ...
+
+
+def extract(
+    dataset: DatasetLike,
+    representations: Sequence[str],
+    root: Path | str,
+    settings: ImageSettings,
+    *,
+    decode: Decode,
+    checksums: Sequence[str],
+    data_digest: str,
+    augment: bool = False,
+    fresh: bool = False,
+    workers: int | None = None,
+) -> dict[str, SpectrogramSet]:
+    """Compute the images of all clips, or what is missing of them, and open the stores.
+
+    Parameters
+    ----------
+    dataset
+        The clips and class names.
+    representations
+        Of `advtrack.representations.REPRESENTATIONS`; a store each, filled in one pass over the clips.
+    root
+        Folder of the stores, made if need be; each has a folder of its own in it.
+    settings
+        How clips become images.
+    decode
+        Function of a path that returns mono float32 [n] and its rate in Hz; importable by name, for the workers.
+    checksums
+        Of the clips' files, one each: images are reused only for a file of the same checksum.
+    data_digest
+        Of the data set; kept with the stores.
+    augment
+        Whether to add four pitch-shifted copies of each clip (paper, section V).
+    fresh
+        Whether to compute everything anew, whatever is there.
+    workers
+        Number of processes, by default one per core; 1 computes in this one. The bytes do not depend on it.
+
+    Raises
+    ------
+    InputError
+        If an option is out of range, the folder cannot be written, or a clip cannot be decoded.
+    """
+    for representation in representations:
+        if representation not in REPRESENTATIONS:
+            raise InputError(f"unknown representation {representation!r}: choose from {', '.join(REPRESENTATIONS)}")
+    if settings.height < 4 or settings.width < 1:
+        size = f"{settings.height} x {settings.width}"
+        raise InputError(f"image size {size} is too small: height must be at least 4, width at least 1")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}: at least 1 is needed")
+    scales = (1.0, *SCALES) if augment else (1.0,)
+    entries = list(zip(dataset.clips, checksums, strict=True))
+    per_shard = SHARD // len(scales)
+    batches = [entries[i : i + per_shard] for i in range(0, len(entries), per_shard)]
+    stores = [_Unfinished(dataset, name, Path(root), settings, augment, checksums) for name in representations]
+    missing = {
+        store: {n for n, batch in enumerate(batches) if fresh or not store.has(n, len(batch) * len(scales))}
+        for store in stores
+    }
+    reusable = {store: store.siblings(scales) if missing[store] and not fresh else {} for store in stores}
+    tasks = []
+    for n, batch in enumerate(batches):
+        for clip, file in batch:
+            lacking = [s.representation for s in stores if n in missing[s] and file not in reusable[s]]
+            if lacking:
+                tasks.append((clip.path, lacking))
+
+    compute = partial(_images, decode=decode, settings=settings, scales=scales)
+    with _computed(compute, tasks, workers or len(os.sched_getaffinity(0)), ", ".join(representations)) as results:
+        for n, batch in enumerate(batches):
+            wanted = [store for store in stores if n in missing[store]]
+            rows: dict[_Unfinished, list[list[tuple[np.ndarray, float]]]] = {store: [] for store in wanted}
+            for _, file in batch:
+                here = {store: reusable[store][file]() for store in wanted if file in reusable[store]}
+                computed = next(results) if len(here) < len(wanted) else {}
+                for store in wanted:
+                    rows[store].append(here[store] if store in here else computed[store.representation])
+            for store in wanted:
+                store.write_shard(n, batch, rows[store], scales)
+    return {store.representation: store.finish(len(batches), data_digest) for store in stores}
+
+
+@dataclass(frozen=True, eq=False)
+class _Reusable:
+    """Where another store of the same parameters keeps the images of a clip."""
+
+    shard: Path
+    first: int
+    items: list[dict[str, Any]]
+
+    def __call__(self) -> list[tuple[np.ndarray, float]]:
+        stored = np.load(self.shard, mmap_mode="r")[self.first : self.first + len(self.items)]
+        return [(np.array(image), item["reference"]) for image, item in zip(stored, self.items, strict=True)]
+
+
+class _Unfinished:
+    """A store while it is filled."""
+
+    def __init__(
+        self,
+        dataset: DatasetLike,
+        representation: str,
+        root: Path,
+        settings: ImageSettings,
+        augment: bool,
+        checksums: Sequence[str],
+    ) -> None:
+        self.representation, self.shape = representation, settings.shape(representation)
+        self.parameters = _parameters(representation, settings, augment)
+        clips = [
+            [clip.path.name, clip.label, clip.fold, clip.source, file]
+            for clip, file in zip(dataset.clips, checksums, strict=True)
+        ]
+        content = [VERSION, self.parameters, dataset.classes, clips]
+        self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        size = f"{settings.height}x{settings.width}" + ("-augmented" if augment else "")
+        self.folder = root / f"{dataset.name}-{representation}-{size}-{self.digest[:8]}"
+        self.dataset = dataset
+
+    def shard(self, number: int) -> Path:
+        return self.folder / f"{self.digest}-{number:05d}.npy"
+
+    def has(self, number: int, items: int) -> bool:
+        """Whether a shard is there as a whole; one that is damaged is named."""
+        path = self.shard(number)
+        if not (path.exists() and path.with_suffix(".json").exists()):
+            return False
+        if shard_intact(path, items, self.shape):
+            return True
+        logger.warning("%s is damaged: rebuilding it", path)
+        return False
+
+    def siblings(self, scales: Sequence[float]) -> dict[str, _Reusable]:
+        """Images in other stores of the same parameters, by their file's checksum."""
+        found: dict[str, _Reusable] = {}
+        for manifest in sorted(self.folder.parent.glob(f"*/{MANIFEST}")):
+            try:
+                content = read_manifest(manifest.parent)
+            except InputError:  # damaged or of another version: it has nothing to give
+                continue
+            if content["parameters"] != self.parameters or manifest.parent == self.folder:
+                continue
+            items = iter(content["items"])
+            for name, length in zip(content["shards"], content["lengths"], strict=True):
+                shard = manifest.parent / name
+                own = [next(items) for _ in range(length)]
+                if shard_intact(shard, length, self.shape):
+                    for first in range(0, length, len(scales)):
+                        found[own[first]["file"]] = _Reusable(shard, first, own[first : first + len(scales)])
+        return found
+
+    def write_shard(
+        self,
+        number: int,
+        batch: Sequence[tuple[ClipLike, str]],
+        rows: Sequence[list[tuple[np.ndarray, float]]],
+        scales: Sequence[float],
+    ) -> None:
+        stored, items = [], []
+        for (clip, file), clip_images in zip(batch, rows, strict=True):
+            for scale, (image, reference) in zip(scales, clip_images, strict=True):
+                stored.append(image)
+                items.append(
+                    {
+                        "name": clip.path.name, "label": clip.label, "fold": clip.fold, "source": clip.source,
+                        "file": file, "scale": scale, "reference": reference, "checksum": checksum(image),
+                    }
+                )  # fmt: skip
+        path = self.shard(number)
+        with _told_plainly(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(items).encode()))
+        _write(path, lambda file: np.save(file, np.stack(stored)))
+
+    def finish(self, shards: int, data_digest: str) -> SpectrogramSet:
+        """Write the manifest and open the store."""
+        names = [self.shard(number).name for number in range(shards)]
+        parts = [json.loads((self.folder / name).with_suffix(".json").read_text()) for name in names]
+        content = {
+            "version": VERSION, "digest": self.digest, "data_digest": data_digest, "dataset": self.dataset.name,
+            "classes": list(self.dataset.classes), "parameters": self.parameters, "shards": names,
+            "lengths": [len(part) for part in parts], "items": [item for part in parts for item in part],
+        }  # fmt: skip
+        _write(self.folder / MANIFEST, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        return open_store(self.folder)
+
+
+def _parameters(representation: str, settings: ImageSettings, augment: bool) -> dict[str, Any]:
+    """All that determines the images, and what inverts them."""
+    parameters = {"representation": representation, "augment": augment, "settings": asdict(settings)}
+    if representation.startswith("stft"):
+        return parameters | {"rate": stft.RATE, "n_fft": stft.N_FFT, "hop": stft.HOP, "window": "hann"}
+    wavelet = f"cmor{morlet.BANDWIDTH}-{morlet.CENTRE}"
+    frequencies = morlet.frequencies(settings.wavelet_rate, settings.height).round(6).tolist()
+    return parameters | {"rate": settings.wavelet_rate, "wavelet": wavelet, "frequencies": frequencies}
+
+
+def _images(
+    task: tuple[Path, Sequence[str]], *, decode: Decode, settings: ImageSettings, scales: Sequence[float]
+) -> Images:
+    """One clip's images, float16: for each representation one per pitch scale."""
+    path, representations = task
+    waveform, rate = decode(path)
+    found: Images = {representation: [] for representation in representations}
+    for scale in scales:
+        for representation, (image, reference) in images(waveform, rate, representations, settings, scale).items():
+            found[representation].append((image.astype(np.float16), reference))
+    return found
+
+
+@contextmanager
+def _computed(
+    compute: Callable[[tuple[Path, Sequence[str]]], Images],
+    tasks: list[tuple[Path, list[str]]],
+    workers: int,
+    title: str,
+) -> Iterator[Iterator[Images]]:
+    """Give an iterator over the clips' images, in order, with a progress bar."""
+
+    def shown(results: Iterator[Any]) -> Iterator[Any]:
+        return iter(tqdm(results, total=len(tasks), desc=title, unit="clip", file=sys.stderr))
+
+    workers = min(workers, len(tasks))
+    if workers == 0:
+        yield iter(())
+        return
+    if workers == 1:
+        with threadpool_limits(1):
+            yield shown(map(compute, tasks))
+        return
+    # spawn: a fork would copy the threads' locks of whatever the parent has loaded. One BLAS thread each, here and
+    # above: several would compete for the workers' cores and might add numbers up in another order.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=threadpool_limits, initargs=(1,))
+    try:
+        yield shown(pool.map(compute, tasks, chunksize=max(1, min(8, len(tasks) // workers))))
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker died, most likely for want of memory: free some and run again; finished shards are kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file under a name of its own, then rename it: it is there as a whole or not at all."""
+    partial_path = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _told_plainly(path.parent):
+        try:
+            with partial_path.open("wb") as file:
+                write(file)
+            partial_path.replace(path)
+        finally:
+            partial_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told_plainly(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): make room or choose another folder"
+        ) from error

@@ -1,0 +1,140 @@
+"""Any audio that real collections hold: every kind is read as the same sound, every broken one is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advtrack.data.clip import decode
+from advtrack.errors import InputError
+
+RATES = (8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000)
+#: File types with the widths they hold and how exactly they keep a sample (None: not sample by sample).
+WIDTHS = [
+    ("wav", "PCM_U8", 2**-6),
+    ("wav", "PCM_16", 2**-14),
+    ("wav", "PCM_24", 2**-22),
+    ("wav", "PCM_32", 2**-22),
+    ("wav", "FLOAT", 1e-6),
+    ("wav", "DOUBLE", 1e-6),
+    ("wav", "ULAW", 0.04),
+    ("wav", "IMA_ADPCM", None),
+    ("flac", "PCM_S8", 2**-6),
+    ("flac", "PCM_16", 2**-14),
+    ("flac", "PCM_24", 2**-22),
+    ("ogg", "VORBIS", None),
+    ("ogg", "OPUS", None),
+    ("mp3", "MPEG_LAYER_III", None),
+    ("aiff", "PCM_16", 2**-14),
+]
+
+
+def sound(seconds, rate, channels=1):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(tone[:, None], channels, axis=1)
+
+
+@pytest.mark.parametrize(("kind", "width", "exact"), WIDTHS)
+def test_every_width_is_the_same_sound(tmp_path, kind, width, exact):
+    rate = 48_000 if width == "OPUS" else 44_100
+    soundfile.write(tmp_path / f"clip.{kind}", sound(1, rate), rate, width)
+    waveform, found = decode(tmp_path / f"clip.{kind}")
+    assert found == rate and waveform.dtype == np.float32
+    spectrum = np.abs(np.fft.rfft(waveform[:rate]))
+    assert spectrum.argmax() == 440
+    if exact is not None:
+        np.testing.assert_allclose(waveform[:rate], sound(1, rate)[:, 0], atol=exact)
+
+
+@settings(deadline=None, max_examples=40)
+@given(rate=st.sampled_from(RATES), channels=st.integers(1, 8), seconds=st.floats(0.05, 2.0), seed=st.integers(0, 99))
+def test_any_rate_length_and_number_of_channels(tmp_path_factory, rate, channels, seconds, seed):
+    file = tmp_path_factory.mktemp("clips") / "clip.wav"
+    samples = np.random.default_rng(seed).uniform(-1, 1, (round(seconds * rate), channels))
+    soundfile.write(file, samples, rate, "FLOAT")
+    waveform, found = decode(file)
+    assert found == rate
+    np.testing.assert_allclose(waveform, samples.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param(np.zeros(8000), id="silence"),
+        pytest.param(np.full(8000, 0.7), id="offset"),
+        pytest.param(np.sign(np.sin(np.arange(8000))), id="clipped"),
+        pytest.param(np.tile(sound(1, 8000)[:, 0], 180), id="three minutes"),
+        pytest.param(np.array([0.5]), id="one sample"),
+    ],
+)
+def test_odd_but_whole_sounds_are_kept(tmp_path, samples):
+    soundfile.write(tmp_path / "clip.wav", samples, 8000, "FLOAT")
+    np.testing.assert_array_equal(decode(tmp_path / "clip.wav")[0], samples.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["Regen und Wind.wav", "雨と風.wav", 'clip\'s "rain".wav', "дождь.flac"])
+def test_any_name_and_links(tmp_path, name):
+    soundfile.write(tmp_path / name, sound(0.1, 8000), 8000)
+    link = tmp_path / f"link{(tmp_path / name).suffix}"
+    link.symlink_to(tmp_path / name)
+    np.testing.assert_array_equal(decode(link)[0], decode(tmp_path / name)[0])
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
+    with pytest.raises(InputError, match=r"link\.wav"):
+        decode(tmp_path / "link.wav")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize(
+    ("kind", "width"), [("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
+)
+def test_a_file_that_ends_too_early_is_refused(tmp_path, kind, width, share):
+    whole, cut = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100)
+    soundfile.write(whole, noise, 44_100, width)
+    decode(whole)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InputError, match=rf"cut\.{kind}"):
+        decode(cut)
+
+
+def test_chunks_after_the_sound_and_unknown_lengths_are_no_damage(tmp_path):
+    soundfile.write(tmp_path / "clip.wav", sound(1, 8000), 8000)
+    content = (tmp_path / "clip.wav").read_bytes()
+    (tmp_path / "more.wav").write_bytes(content + b"LIST\x04\x00\x00\x00abcd")
+    at = content.index(b"data") + 4
+    (tmp_path / "piped.wav").write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
+    for name in ("more.wav", "piped.wav"):
+        np.testing.assert_array_equal(decode(tmp_path / name)[0], decode(tmp_path / "clip.wav")[0])
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 5000, b"<html>not found</html>", b"RIFF" + b"\x00" * 100, b"OggS" * 50])
+@pytest.mark.parametrize("kind", ["wav", "ogg", "mp3", "flac"])
+def test_what_is_no_audio_is_refused(tmp_path, content, kind):
+    (tmp_path / f"page.{kind}").write_bytes(content)
+    with pytest.raises(InputError, match="page"):
+        decode(tmp_path / f"page.{kind}")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "clip.wav").mkdir()
+    with pytest.raises(InputError, match=r"clip\.wav"):
+        decode(tmp_path / "clip.wav")
+
+
+def test_real_clips_are_whole(real_data, tmp_path):
+    clips = sorted((real_data / "ESC-10" / "audio").iterdir())[:40]
+    for clip in clips:
+        waveform, rate = decode(clip)
+        assert len(waveform) >= 4.99 * rate
+        cut = tmp_path / clip.name
+        shutil.copy(clip, cut)
+        cut.write_bytes(cut.read_bytes()[:-200])
+        with pytest.raises(InputError, match="cut off"):
+            decode(cut)

@@ -1,0 +1,255 @@
+"""Extraction: one pass, killed or not, over data that change."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from advtrack.data.clip import Clip, Dataset, decode
+from advtrack.errors import InputError
+from advtrack.representations import extract as module
+from advtrack.representations.image import ImageSettings, images
+from advtrack.representations.store import intact
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    clips = []
+    for i in range(7):
+        path = folder / f"clip-{i}.wav"
+        soundfile.write(path, rng.normal(size=RATE // 2) / 10, RATE)
+        clips.append(Clip(path, i % 3, i % 5 + 1, f"recording-{i // 2}"))
+    return Dataset("sounds", ("a", "b", "c"), tuple(clips), duration=0.5, wavelet_rate=RATE)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(module, "SHARD", 3)
+
+
+SETTINGS = ImageSettings(height=16, width=12, duration=0.5, wavelet_rate=RATE)
+
+
+def extract(dataset, root, representation="stft", **options):
+    checksums = [clip.path.name for clip in dataset.clips]
+    options = {"decode": decode, "checksums": checksums, "workers": 1, "settings": SETTINGS} | options
+    options.setdefault("data_digest", "d1")
+    return module.extract(dataset, [representation], root, **options)[representation]
+
+
+def content(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def only(root):
+    """The one store under a root."""
+    (folder,) = root.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("representation", ["stft", "dwt"])
+def test_items_are_the_clips_in_order_and_images_theirs(dataset, tmp_path, small_shards, representation):
+    spectrograms = extract(dataset, tmp_path / "s", representation)
+    assert spectrograms.shape == (1, 16, 12)
+    assert spectrograms.settings == SETTINGS
+    assert spectrograms.classes == ("a", "b", "c")
+    assert spectrograms.representation == representation
+    assert spectrograms.y.dtype == spectrograms.fold.dtype == np.int64
+    assert list(spectrograms.y) == [clip.label for clip in dataset.clips]
+    assert list(spectrograms.fold) == [clip.fold for clip in dataset.clips]
+    assert list(spectrograms.source) == [clip.source for clip in dataset.clips]
+    assert list(spectrograms.name) == [clip.path.name for clip in dataset.clips]
+    assert (spectrograms.scale == 1).all()
+    indices = [6, 0, 3, 0]
+    stored = spectrograms.images(indices)
+    assert stored.shape == (4, 1, 16, 12)
+    assert stored.dtype == np.float32
+    for computed, i in zip(stored[:, 0], indices, strict=True):
+        expected, _ = images(*decode(dataset.clips[i].path), [representation], SETTINGS)[representation]
+        np.testing.assert_allclose(computed, expected, atol=2**-11)
+    assert spectrograms.images([]).shape == (0, 1, 16, 12)
+    with pytest.raises(IndexError):
+        spectrograms.images([7])
+
+
+def test_augmented_copies_follow_their_clip(dataset, tmp_path):
+    spectrograms = extract(dataset, tmp_path / "s", augment=True)
+    assert list(spectrograms.scale) == [1.0, 0.75, 0.9, 1.15, 1.5] * 7
+    assert list(spectrograms.name[:6]) == ["clip-0.wav"] * 5 + ["clip-1.wav"]
+    plain = extract(dataset, tmp_path / "plain")
+    np.testing.assert_array_equal(spectrograms.images(np.arange(0, 35, 5)), plain.images(np.arange(7)))
+
+
+def test_the_manifest_says_what_the_images_are(dataset, tmp_path):
+    extract(dataset, tmp_path / "s", "dwt")
+    manifest = json.loads((only(tmp_path / "s") / "manifest.json").read_text())
+    assert manifest["data_digest"] == "d1"
+    assert manifest["parameters"]["settings"]["top_db"] == 80
+    assert manifest["parameters"]["frequencies"][-1] == RATE / 2
+    assert manifest["items"][1].keys() == {
+        "name", "label", "fold", "source", "file", "scale", "reference", "checksum",
+    }  # fmt: skip
+    assert manifest["items"][1]["file"] == "clip-1.wav"  # the checksum that was given
+
+
+@pytest.fixture
+def decoded():
+    """Names of decoded clips, and the decoder that keeps them."""
+    names = []
+
+    def decoder(path):
+        names.append(path.name)
+        return decode(path)
+
+    return names, decoder
+
+
+def test_an_interrupted_extraction_redoes_what_is_missing_only(dataset, tmp_path, small_shards, decoded):
+    extract(dataset, tmp_path)
+    before, folder = content(tmp_path), only(tmp_path)
+    (folder / "manifest.json").unlink()
+    _, second, third = sorted(folder.glob("*.npy"))
+    second.unlink()
+    third.with_suffix(".json").unlink()
+    (folder / f".{second.name}.left-over").write_bytes(b"half a shard")
+    extract(dataset, tmp_path, decode=decoded[1])
+    assert decoded[0] == ["clip-3.wav", "clip-4.wav", "clip-5.wav", "clip-6.wav"]
+    (folder / f".{second.name}.left-over").unlink()
+    assert content(tmp_path) == before
+    extract(dataset, tmp_path, decode=None)  # all there: nothing is decoded
+
+
+def test_a_damaged_image_is_found_named_and_rebuilt(dataset, tmp_path, small_shards, caplog, decoded):
+    extract(dataset, tmp_path)
+    before = content(tmp_path)
+    assert intact(only(tmp_path)) and not caplog.text
+    shard = sorted(only(tmp_path).glob("*.npy"))[1]
+    damaged = bytearray(shard.read_bytes())
+    damaged[-5] ^= 1
+    shard.write_bytes(damaged)
+    assert not intact(only(tmp_path)) and shard.name in caplog.text
+    caplog.clear()
+    extract(dataset, tmp_path, decode=decoded[1])
+    assert shard.name in caplog.text and decoded[0] == ["clip-3.wav", "clip-4.wav", "clip-5.wav"]
+    assert content(tmp_path) == before
+
+
+def test_one_pass_fills_all_stores_and_only_what_they_lack(dataset, tmp_path, small_shards, decoded):
+    checksums = [clip.path.name for clip in dataset.clips]
+    extract(dataset, tmp_path, "dwt")
+    both = module.extract(
+        dataset,
+        ["stft", "dwt"],
+        tmp_path,
+        SETTINGS,
+        decode=decoded[1],
+        checksums=checksums,
+        data_digest="d1",
+        workers=1,
+    )
+    assert decoded[0] == [clip.path.name for clip in dataset.clips]
+    for representation in ("stft", "dwt"):
+        alone = extract(dataset, tmp_path / "alone", representation)
+        np.testing.assert_array_equal(both[representation].images(range(7)), alone.images(range(7)))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_changed_data_set_costs_the_clips_that_changed(
+    dataset, tmp_path, small_shards, decoded, augment, monkeypatch
+):
+    monkeypatch.setattr(module, "SHARD", 15 if augment else 3)
+    extract(dataset, tmp_path / "grown", augment=augment)
+    changed = replace(dataset, clips=(*dataset.clips[1:4], dataset.clips[0], *dataset.clips[5:]))  # clip 4 is gone
+    checksums = [clip.path.name for clip in changed.clips]
+    checksums[1] = "clip 2 has other bytes now"
+    options = {"checksums": checksums, "augment": augment}
+    grown = extract(changed, tmp_path / "grown", decode=decoded[1], **options)
+    assert decoded[0] == ["clip-2.wav"]
+    extract(changed, tmp_path / "new", **options)
+    (folder,) = (path for path in (tmp_path / "grown").iterdir() if path == grown.path)
+    assert content(folder) == content(only(tmp_path / "new"))
+
+
+def test_other_parameters_are_never_copied(dataset, tmp_path, decoded):
+    extract(dataset, tmp_path)
+    extract(dataset, tmp_path, settings=replace(SETTINGS, top_db=60), decode=decoded[1])
+    assert len(decoded[0]) == 7
+
+
+def test_fresh_computes_everything_anew(dataset, tmp_path, decoded):
+    extract(dataset, tmp_path)
+    before = content(tmp_path)
+    extract(dataset, tmp_path, decode=decoded[1], fresh=True)
+    assert len(decoded[0]) == 7 and content(tmp_path) == before
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(dataset, tmp_path, small_shards):
+    extract(dataset, tmp_path / "one", "dwt", workers=1)
+    extract(dataset, tmp_path / "two", "dwt", workers=2)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_the_digest_changes_with_data_and_parameters(dataset, tmp_path):
+    changes = [
+        {},
+        {"representation": "dwt"},
+        {"settings": replace(SETTINGS, height=20)},
+        {"settings": replace(SETTINGS, reference_db=10.0)},
+        {"checksums": list("abcdefg")},
+        {"augment": True},
+    ]
+    stores = [extract(dataset, tmp_path, **change) for change in changes]
+    assert len({store.digest for store in stores}) == len({store.path for store in stores}) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"representation": "mfcc"}, "mfcc.*stft, dwt"),
+        ({"settings": replace(SETTINGS, height=0)}, "0 x 12"),
+        ({"settings": replace(SETTINGS, width=0)}, "16 x 0"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_bad_options_are_refused(dataset, tmp_path, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        extract(dataset, tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(dataset, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        extract(dataset, tmp_path / "file" / "s")
+
+
+def test_a_full_disk_is_one_line_and_what_is_finished_stays(dataset, tmp_path, small_shards, monkeypatch):
+    written, original = [], np.save
+
+    def save(file, array):
+        written.append(file)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(file, array)
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): make room"):
+        extract(dataset, tmp_path)
+    assert len(list(tmp_path.rglob("*.npy"))) == 1 and not list(tmp_path.rglob(".*"))
+
+
+def test_a_bad_clip_is_named_and_leaves_no_manifest(dataset, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFF")
+    spoilt = replace(dataset, clips=(*dataset.clips, Clip(bad, 0, 1, "x")))
+    with pytest.raises(InputError, match=r"bad\.wav"):
+        extract(spoilt, tmp_path / "s")
+    assert not list((tmp_path / "s").rglob("manifest.json"))
