@@ -137,6 +137,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
     @click.pass_context
     def command(context: click.Context, *args: Any, **kwargs: Any) -> None:
         _prepare_logging()
+        connected = False
         try:
             from pathlib import Path
 
@@ -149,8 +150,11 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
 
                 choose_device("cuda")
             runs.connect()
+            connected = True
             function(*args, **kwargs)
         except (InputError, OSError) as error:
+            if connected:
+                runs.explain(context.info_name or "", error)
             if context.obj:
                 raise
             click.echo(f"Error: {error}", err=True)

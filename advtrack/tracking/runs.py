@@ -241,6 +241,12 @@ def umbrella(stage: str) -> Iterator[None]:
         yield
 
 
+def explain(stage: str, error: Exception) -> None:
+    """Tell the run that ``mlflow run`` made, if a stage failed before it took that run over."""
+    if attached := os.environ.pop("MLFLOW_RUN_ID", None):
+        StageRun(attached).tags({"stage": stage, "failure": str(error)[:500]})
+
+
 def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
     """A short hash of all that determines a stage's result."""
     canonical = json.dumps([stage, version, dict(key)], sort_keys=True, default=str)

@@ -210,6 +210,15 @@ def test_a_failure_in_a_child_fails_both_and_both_are_continued(store):
     assert status(run.run_id) == status(child.run_id) == "FINISHED"
 
 
+def test_a_failure_before_the_stage_began_is_told_on_the_run_that_mlflow_made(store, monkeypatch):
+    given = store.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    runs.explain("attack", ValueError("no victim"))
+    assert (runs.tag(runs.get(given), "stage"), runs.tag(runs.get(given), "failure")) == ("attack", "no victim")
+    runs.explain("attack", ValueError("told already"))  # a stage that took the run over has told it itself
+    assert runs.tag(runs.get(given), "failure") == "no victim"
+
+
 def test_a_fresh_child_leaves_the_interrupted_one_alone(store):
     with pytest.raises(RuntimeError), stage() as run, run.child("fold 0", "k", {}) as child:
         raise RuntimeError
