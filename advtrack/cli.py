@@ -164,6 +164,21 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @cli.command()
+@click.argument("dataset", type=_choice(("esc50", "urbansound8k")), default="esc50")
+@click.option("--data-dir", default="", help="Folder to be made; empty: its name under data/.")
+def download(dataset: str, data_dir: str) -> None:
+    """Fetch a data set from its publisher, check it and unpack it."""
+    from advtrack.data.download import download
+
+    try:
+        folder = download(dataset, data_dir or f"data/{dataset}")
+    except InputError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    click.echo(f"{dataset} lies in {folder}; next: advtrack features --dataset {dataset} --data-dir {folder}")
+
+
+@cli.command()
 @_options(_dataset, _data_dir, _representation)
 @click.option("--height", type=click.IntRange(4), default=224, show_default=True, help="Rows of the spectrogram.")
 @click.option("--width", type=click.IntRange(4), default=224, show_default=True, help="Columns of the spectrogram.")

@@ -1,0 +1,164 @@
+"""Data sets from their publishers: downloaded, checked, and laid out as their loaders read them."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+import requests
+
+from advtrack import data
+from advtrack.errors import InputError
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a publisher offers.
+
+    Attributes
+    ----------
+    url
+        Of a zip or tar archive.
+    checksum
+        The publisher's, as 'md5:...'; None where there is none (ESC-50 is an archive that GitHub makes on demand).
+    folder
+        The archive's folder that holds the data set.
+    clips
+        How many the whole data set has.
+    """
+
+    url: str
+    checksum: str | None
+    folder: str
+    clips: int
+
+
+RELEASES = {
+    "esc50": Release(
+        "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip", None, "ESC-50-master", 2000
+    ),
+    "urbansound8k": Release(
+        "https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz",
+        "md5:9aa69802bbf37fb986f71ec1483a196e",
+        "UrbanSound8K",
+        8732,
+    ),
+}
+
+
+def download(dataset: str, destination: Path | str, release: Release | None = None) -> Path:
+    """Fetch a data set and unpack it; what is there already is left as it is.
+
+    The archive arrives under another name beside ``destination`` and is renamed when it is whole; the data set appears
+    under its name when its table and files have been found complete. So whatever interrupts a download, the next call
+    starts it again, or goes on with the archive that has arrived.
+
+    Parameters
+    ----------
+    dataset
+        'esc50' or 'urbansound8k'.
+    destination
+        The data set's folder, to be made.
+    release
+        Where it comes from; the publisher's by default.
+
+    Returns
+    -------
+    Path
+        ``destination``.
+
+    Raises
+    ------
+    InputError
+        The archive cannot be fetched, is not what its publisher states, or would write outside of ``destination``;
+        or the folder exists and is another.
+    """
+    release, destination = release or RELEASES[dataset], Path(destination)
+    if destination.exists():
+        _check(dataset, destination, release)
+        return destination
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        archive = _fetch(release, destination)
+        unpacked = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+        try:
+            _unpack(archive, unpacked)
+            _check(dataset, unpacked / release.folder, release)
+            (unpacked / release.folder).rename(destination)
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"{destination} cannot be written ({error.strerror or error}): choose another folder"
+        ) from error
+    archive.unlink()
+    return destination
+
+
+def _fetch(release: Release, destination: Path) -> Path:
+    """The archive, beside the data set's folder."""
+    pooch.get_logger().setLevel("WARNING")
+    name = f".{destination.name}.{Path(release.url).name}"
+    try:
+        return Path(
+            pooch.retrieve(
+                release.url,
+                release.checksum,
+                fname=name,
+                path=destination.parent,
+                downloader=pooch.HTTPDownloader(progressbar=True),
+            )
+        )
+    except requests.RequestException as error:
+        raise InputError(f"cannot download {release.url} ({_reason(error)}): run the command again") from error
+    except ValueError as error:  # pooch's word for a wrong checksum
+        raise InputError(
+            f"{release.url} is not the archive that its publisher states ({release.checksum}): run the command again, "
+            "and if that does not help, fetch it by hand"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack; nothing may lie outside of ``folder``, nor be a link or a device."""
+    outside = f"{archive} would write outside of its folder: delete it and fetch the data set by hand"
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in packed.namelist()):
+                    raise InputError(outside)
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as packed_tar:
+                packed_tar.extractall(folder, filter=_inside)
+    except tarfile.FilterError as error:
+        raise InputError(outside) from error
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the archive's
+            raise
+        archive.unlink()
+        raise InputError(
+            f"what came from the publisher is no archive ({_reason(error)}): run the command again"
+        ) from error
+
+
+def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Python's filter for data, which would make an absolute path relative without a word."""
+    if Path(member.name).is_absolute():
+        raise tarfile.AbsolutePathError(member)
+    return tarfile.data_filter(member, folder)
+
+
+def _check(dataset: str, folder: Path, release: Release) -> None:
+    """Hold a folder against its own table, whose every file must be there, and against the number of clips."""
+    found = len(data.load(dataset, folder).clips)
+    if found != release.clips:
+        raise InputError(f"{folder} has {found} clips, {dataset} has {release.clips}: move it away and run again")
