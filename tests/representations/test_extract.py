@@ -3,7 +3,12 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +258,63 @@ def test_a_bad_clip_is_named_and_leaves_no_manifest(dataset, tmp_path):
     with pytest.raises(InputError, match=r"bad\.wav"):
         extract(spoilt, tmp_path / "s")
     assert not list((tmp_path / "s").rglob("manifest.json"))
+
+
+EXTRACTION = """
+import sys
+from pathlib import Path
+from advtrack.data import clip, esc50
+from advtrack.representations import extract as module
+from advtrack.representations.image import ImageSettings
+
+def run():
+    module.SHARD = 3
+    dataset = esc50.load(sys.argv[1])
+    checksums = clip.checksums(dataset)
+    settings = ImageSettings(height=32, width=24, duration=1.0, wavelet_rate=8000)
+    module.extract(dataset, ["stft", "dwt"], sys.argv[2], settings, decode=clip.decode, checksums=checksums,
+                   data_digest="d", workers=2)
+
+if __name__ == "__main__":
+    run()
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_the_store_ends_byte_for_byte_the_same(tmp_path):
+    """Each kill strikes the same extraction anew, at a random moment of what an undisturbed one takes."""
+    folder = tmp_path / "esc"
+    (folder / "audio").mkdir(parents=True)
+    (folder / "meta").mkdir()
+    rows = ["filename,fold,target,category,src_file"]
+    for i in range(60):
+        noise = np.random.default_rng(i).normal(size=RATE) / 10
+        soundfile.write(folder / "audio" / f"{i}.wav", noise, RATE)
+        rows.append(f"{i}.wav,1,0,noise,{i}")
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows))
+    script = tmp_path / "extraction.py"
+    script.write_text(EXTRACTION)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def start(root):
+        command = [sys.executable, str(script), str(folder), str(tmp_path / root)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    begun = time.monotonic()
+    assert start("undisturbed").wait() == 0
+    taken = time.monotonic() - begun
+    moments, unfinished = np.random.default_rng(0), 0
+    for _ in range(20):
+        process = start("killed")
+        time.sleep(moments.uniform(0.3, 1) * taken)
+        process.kill()
+        unfinished += process.wait() != 0
+        if len(list((tmp_path / "killed").rglob("manifest.json"))) == 2:
+            shutil.rmtree(tmp_path / "killed")  # it was done: the next kill strikes another one
+    assert unfinished >= 10
+    assert start("killed").wait() == 0
+    left_over = [path for path in (tmp_path / "killed").rglob(".*")]
+    assert {k: v for k, v in content(tmp_path / "killed").items() if not k.name.startswith(".")} == content(
+        tmp_path / "undisturbed"
+    )
+    assert len(left_over) <= 20  # at most one half-written file for each kill
