@@ -146,7 +146,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
             if kwargs.get("data_dir") and not Path(kwargs["data_dir"]).is_dir():
                 raise InputError(f"--data-dir {kwargs['data_dir']}: no such folder")
             if kwargs.get("device") == "cuda":
-                from advtrack.stages.train import choose_device
+                from advtrack.stages.device import choose_device
 
                 choose_device("cuda")
             runs.connect()

@@ -86,6 +86,15 @@ class SpectrogramSet:
             images[wanted, 0] = stored[indices[wanted] - self._starts[shard]]
         return images
 
+    def moments(self, indices: np.ndarray) -> tuple[float, float]:
+        """Mean and standard deviation of images, read a few at a time."""
+        count, total, squares = 0, 0.0, 0.0
+        for i in range(0, len(indices), 256):
+            images = self.images(indices[i : i + 256]).astype(np.float64)
+            count, total, squares = count + images.size, total + images.sum(), squares + (images**2).sum()
+        mean = total / count
+        return mean, max(float(np.sqrt(max(squares / count - mean**2, 0))), 1e-6)
+
 
 def open_store(path: Path | str) -> SpectrogramSet:
     """Open a finished store; images are read when asked for.

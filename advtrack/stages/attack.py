@@ -21,9 +21,9 @@ from advtrack.representations.store import SpectrogramSet
 from advtrack.search.space import Budget, BudgetResult, Search
 from advtrack.search.study import example, open_storage, redacted, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
+from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.samples import Struck, strike_list
-from advtrack.stages.train import choose_device
 from advtrack.stages.victims import find_victim, recipe
 from advtrack.tracking import registry, runs
 

@@ -21,6 +21,7 @@ from advtrack.representations.image import ImageSettings
 from advtrack.search.study import open_storage
 from advtrack.stages import adversarial_train, attack, compare, features, train
 from advtrack.stages.by_name import whole_number_for
+from advtrack.stages.device import choose_device
 from advtrack.stages.train import weights_of
 from advtrack.tracking import registry, runs
 
@@ -70,7 +71,7 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
             rows, columns = ImageSettings(values["height"], values["width"], 1, 1).shape(representation)
             check_size(model, rows, columns)
     everywhere: dict[str, Any] = {"dataset": values["dataset"], "seed": options.seed, "force": options.force}
-    everywhere |= {"device": train.choose_device(options.device).type}
+    everywhere |= {"device": choose_device(options.device).type}
     cells = [(representation, model) for representation in values["representations"] for model in values["models"]]
     with runs.stage_run(
         "main", CODE_VERSION, {}, title=options.preset, params=values, tags={"preset": options.preset}, force=True

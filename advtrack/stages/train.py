@@ -24,10 +24,12 @@ from advtrack.models.zoo import build, check_size, check_weights
 from advtrack.reporting.figures import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.by_name import by_name
+from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.tracking import registry, runs
 from advtrack.tracking.flavor import log_victim
 from advtrack.training.fit import Epoch, Settings, fit, probabilities
+from advtrack.training.metrics import confusion, macro_f1
 
 logger = logging.getLogger("advtrack")
 
@@ -205,7 +207,7 @@ def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fo
     """Train, test, log and register one fold; ``state`` keeps unfinished training."""
     options, store, parts, identity = task.options, task.store, task.parts, task.identity
     train, stop = with_copies(store, parts.train(fold)), parts.early_stopping(fold)
-    mean, std = _moments(store, train)
+    mean, std = store.moments(train)
     torch.manual_seed(options.seed * FOLDS + fold)  # the plain and the robust victim start from the same weights
     network = build(options.model, len(store.classes), weights=task.weights, mean=mean, std=std).to(task.device)
     name = registry.model_name(options.dataset, options.representation, options.model)
@@ -227,8 +229,8 @@ def _train_fold(task: _Task, fold: int, child: runs.StageRun, state: Path) -> Fo
         best = fit(network, store, train, stop, task.settings, state, on_epoch)
 
     y, scores = store.y[parts.test], probabilities(network, store, parts.test)
-    matrix = _confusion(y, scores.argmax(1), len(store.classes))
-    accuracy, f1 = float((scores.argmax(1) == y).mean()), _macro_f1(matrix)
+    matrix = confusion(y, scores.argmax(1), len(store.classes))
+    accuracy, f1 = float((scores.argmax(1) == y).mean()), macro_f1(matrix)
     metrics = {"test_accuracy": accuracy, "test_macro_f1": f1, "best_epoch": best.number}
     child.metrics({**metrics, "best_stop_accuracy": best.stop_accuracy})
     child.data(confusion_figure(matrix, list(store.classes)), "confusion.png")
@@ -294,22 +296,6 @@ def weights_of(model: str, weights: str) -> str:
     return values.get(model, values.get("", "none"))
 
 
-def choose_device(device: str) -> torch.device:
-    """The device of an option: 'auto' takes a GPU if there is one and says so.
-
-    Raises
-    ------
-    InputError
-        'cuda' without a GPU.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        logger.info("device: %s", device)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU here; use --device cpu or auto")
-    return torch.device(device)
-
-
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Keep other processes of this working folder from training the same fold meanwhile."""
@@ -358,28 +344,6 @@ def _finished_fold(fold: int, fold_key: str, name: str) -> Fold | None:
             metrics = found.data.metrics
             return Fold(fold, found.info.run_id, version, metrics["test_accuracy"], metrics["best_stop_accuracy"])
     return None
-
-
-def _moments(store: SpectrogramSet, indices: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the training images, in batches."""
-    count, total, squares = 0, 0.0, 0.0
-    for i in range(0, len(indices), 256):
-        images = store.images(indices[i : i + 256]).astype(np.float64)
-        count, total, squares = count + images.size, total + images.sum(), squares + (images**2).sum()
-    mean = total / count
-    return mean, max(float(np.sqrt(squares / count - mean**2)), 1e-6)
-
-
-def _confusion(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    matrix = np.zeros((classes, classes), int)
-    np.add.at(matrix, (y, predicted), 1)
-    return matrix
-
-
-def _macro_f1(matrix: np.ndarray) -> float:
-    """Mean F1 over classes; a class neither present nor predicted counts 0."""
-    hits = np.diag(matrix)
-    return float((2 * hits / np.maximum(matrix.sum(0) + matrix.sum(1), 1)).mean())
 
 
 def _predictions(store: SpectrogramSet, indices: np.ndarray, scores: np.ndarray) -> str:

@@ -71,6 +71,23 @@ def test_a_corrupt_file_fails_the_run_and_keeps_it(empty, copy):
     assert spoilt.name in runs.tag(run, "failure")
 
 
+def test_bad_clips_may_be_left_out_and_leaks_are_reported(empty, copy):
+    first, second, third, fourth, *_ = sorted((copy / "audio").iterdir())
+    first.write_bytes(b"no sound at all")
+    second.write_bytes(second.read_bytes()[:-50])
+    shutil.copy(third, fourth)
+    options = ["--dataset", "esc50", "--data-dir", str(copy), "--height", "16", "--width", "16", "--skip-bad", "true"]
+    result = empty.advtrack("features", *options)
+    assert result.exit_code == 0, result.output
+    (run,) = runs.find({"stage": "features"}, status="FINISHED")
+    assert (run.data.metrics["clips"], run.data.metrics["skipped_clips"]) == (118, 2)
+    skipped = runs.read_artifact(run.info.run_id, "skipped.txt").decode()
+    assert first.name in skipped and f"{second.name} is cut off" in skipped
+    assert (
+        f"{third.name}, {fourth.name} are the same bytes" in runs.read_artifact(run.info.run_id, "leaks.txt").decode()
+    )
+
+
 def test_samples_that_are_no_numbers(empty, copy):
     spoilt = sorted((copy / "audio").iterdir())[5]
     soundfile.write(spoilt, np.full(22_050, np.nan, np.float32), 22_050, format="WAV", subtype="FLOAT")

@@ -29,6 +29,9 @@ class Store:
     name = np.array([f"{i}.wav" for i in range(60)])
     source = np.array([f"{i}" for i in range(60)])
 
+    def moments(self, indices):
+        return 0.5, 0.3
+
     def images(self, indices):
         noise = np.random.default_rng(0).random((60, 1, 8, 8)).astype(np.float32)
         return (noise / 2 + self.y[:, None, None, None] / 2)[indices].astype(np.float32)
