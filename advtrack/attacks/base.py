@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ def in_batches(
     return AttackOutcome.concatenate(outcomes)
 
 
+_DEFAULT_EPS, _DEFAULT_BATCH_SIZE = 0.3, 32
+
+
 class Attack(EvasionAttack):
     """An ART evasion attack over one of this package's batched torch functions.
 
@@ -108,6 +112,11 @@ class Attack(EvasionAttack):
         The searched parameters (``eps`` and ``max_iter`` are the budget).
     sample_limit : int or None
         How many clips are attacked unless told otherwise; None for all.
+    art_names : mapping
+        What ART calls parameters that have another name in the native function.
+    defaults : dict
+        Parameters by ART's name, with their defaults: those of the native function, but for ``eps``, which has none
+        there.
     """
 
     native: ClassVar[Callable[..., AttackOutcome]]
@@ -119,16 +128,33 @@ class Attack(EvasionAttack):
     space: ClassVar[Space]
     sample_limit: ClassVar[int | None] = None
 
-    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "targeted", "batch_size", "verbose"]
+    art_names: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[dict[str, Any]]
+
     _estimator_requirements = (PyTorchClassifier,)
 
-    def __init__(self, estimator: PyTorchClassifier, **params: Any) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        native = inspect.signature(cls.native).parameters.values()
+        own = {p.name: p.default for p in native if p.kind is p.KEYWORD_ONLY and p.name != "start"}
+        cls.defaults = {cls.art_names.get(name, name): default for name, default in own.items()}
+        if own.get("eps") is inspect.Parameter.empty:
+            cls.defaults["eps"] = _DEFAULT_EPS
+        cls.attack_params = [*EvasionAttack.attack_params, *cls.defaults, "batch_size"]
+        given = inspect.Parameter("estimator", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        keywords = {**cls.defaults, "batch_size": _DEFAULT_BATCH_SIZE}.items()
+        named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in keywords]
+        cls.__signature__ = inspect.Signature([given, *named])
+
+    def __init__(self, estimator: PyTorchClassifier, *, batch_size: int = _DEFAULT_BATCH_SIZE, **params: Any) -> None:
+        if unknown := params.keys() - self.defaults.keys():
+            raise TypeError(f"{type(self).__name__} has no parameter {', '.join(sorted(unknown))}")
         super().__init__(estimator=estimator)
         if estimator.clip_values is None or not np.array_equal(np.ravel(estimator.clip_values), [0.0, 1.0]):
             raise ValueError("clip_values of the classifier must be (0, 1): attacks work on inputs in [0, 1]")
         if not all(_is_identity(operation) for operation in estimator.preprocessing_operations):
             raise ValueError("the classifier has preprocessing: put it inside the network, where gradients see it")
-        self.set_params(**params)
+        self.set_params(batch_size=batch_size, **{**self.defaults, **params})
 
     def _check_params(self) -> None:
         """Refuse what no attack can run with. Subclasses add what they alone know."""
@@ -141,8 +167,9 @@ class Attack(EvasionAttack):
             raise ValueError(f"targeted must be True or False, not {self.targeted}")
 
     def native_params(self) -> dict[str, Any]:
-        """The parameters of this attack that its native function takes."""
-        return {name: getattr(self, name) for name in self.attack_params if name not in _ADAPTER_ONLY}
+        """The parameters of this attack under the names of its native function."""
+        ours = {art: name for name, art in self.art_names.items()}
+        return {ours.get(name, name): getattr(self, name) for name in self.defaults}
 
     def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
         """Adversarial inputs for ``x``, float32, shape (N, C, H, W), in [0, 1].
@@ -174,6 +201,3 @@ def _is_identity(operation: object) -> bool:
     """ART gives every classifier a standardisation, with mean 0 and deviation 1 unless told otherwise."""
     mean, std = getattr(operation, "mean", None), getattr(operation, "std", None)
     return mean is not None and std is not None and bool(np.all(mean == 0) and np.all(std == 1))
-
-
-_ADAPTER_ONLY = frozenset(EvasionAttack.attack_params) | {"batch_size", "verbose"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
@@ -152,27 +151,6 @@ class BIMa(Attack):
     minimises = False
     shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]] = "first_success"
     space = SPACE
-    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "eps", "eps_step", "max_iter"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float = 0.3,
-        eps_step: float | None = None,
-        max_iter: int = 100,
-        targeted: bool = True,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            estimator,
-            eps=eps,
-            eps_step=eps_step,
-            max_iter=max_iter,
-            targeted=targeted,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, per_sample
@@ -192,41 +189,6 @@ class CarliniWagner(Attack):
     minimises = True
     shorter_runs = "none"
     space = SPACE
-    attack_params: ClassVar[list[str]] = [
-        *Attack.attack_params,
-        "confidence",
-        "learning_rate",
-        "max_iter",
-        "binary_search_steps",
-        "initial_const",
-        "abort_early",
-    ]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        confidence: float = 0.0,
-        targeted: bool = True,
-        learning_rate: float = 0.1,
-        binary_search_steps: int = 5,
-        max_iter: int = 100,
-        initial_const: float | None = None,
-        abort_early: bool = True,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            estimator,
-            confidence=confidence,
-            targeted=targeted,
-            learning_rate=learning_rate,
-            binary_search_steps=binary_search_steps,
-            max_iter=max_iter,
-            initial_const=initial_const,
-            abort_early=abort_early,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
@@ -158,34 +158,7 @@ class DeepFool(Attack):
     minimises = True
     shorter_runs = "first_success"
     space = SPACE
-    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "max_iter", "epsilon", "nb_grads", "norm"]
-
-    def __init__(
-        self,
-        classifier: PyTorchClassifier,
-        max_iter: int = 100,
-        epsilon: float = 0.02,
-        nb_grads: int = 10,
-        norm: Literal["linf", "l2"] = "linf",
-        targeted: bool = False,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            classifier,
-            max_iter=max_iter,
-            epsilon=epsilon,
-            nb_grads=nb_grads,
-            norm=norm,
-            targeted=targeted,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
-
-    def native_params(self) -> dict[str, Any]:
-        """The parameters of `deepfool`, under its own names."""
-        ours = {"epsilon": "overshoot", "nb_grads": "candidates"}
-        return {ours.get(name, name): value for name, value in super().native_params().items()}
+    art_names: ClassVar[Mapping[str, str]] = {"overshoot": "epsilon", "candidates": "nb_grads"}
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,17 +99,6 @@ class FGSM(Attack):
     minimises = False
     shorter_runs = "none"
     space = SPACE
-    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "eps"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float = 0.3,
-        targeted: bool = False,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(estimator, eps=eps, targeted=targeted, batch_size=batch_size, verbose=verbose)
 
     def _check_params(self) -> None:
         super()._check_params()

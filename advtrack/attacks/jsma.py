@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.base import Attack, Choices, Range, Space, frozen, is_adversarial
@@ -127,29 +126,6 @@ class JSMA(Attack):
     shorter_runs = "first_success"
     space = SPACE
     sample_limit: ClassVar[int | None] = 30
-    attack_params: ClassVar[list[str]] = [*Attack.attack_params, "theta", "gamma", "features_per_step", "max_iter"]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        theta: float = 1.0,
-        gamma: float = 1.0,
-        features_per_step: int = 1,
-        max_iter: int = 1000,
-        targeted: bool = True,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            estimator,
-            theta=theta,
-            gamma=gamma,
-            features_per_step=features_per_step,
-            max_iter=max_iter,
-            targeted=targeted,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
 
     def _check_params(self) -> None:
         super()._check_params()

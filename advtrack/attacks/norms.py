@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-NORMS = ("l0", "l2", "linf")
-
 
 def perturbation_norms(x_adv: Tensor, x: Tensor) -> dict[str, Tensor]:
     """Per-sample norms of a perturbation.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
@@ -253,47 +252,6 @@ class PIA(Attack):
     shorter_runs = "none"
     space = SPACE
     sample_limit: ClassVar[int | None] = 10
-    attack_params: ClassVar[list[str]] = [
-        *Attack.attack_params,
-        "eps",
-        "sigma",
-        "learning_rate",
-        "samples_per_draw",
-        "top_k",
-        "max_iter",
-        "seed",
-        "query_batch",
-    ]
-
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        eps: float = 0.0,
-        sigma: float | None = None,
-        learning_rate: float = 0.003,
-        samples_per_draw: int = 50,
-        top_k: int = 3,
-        max_iter: int = 500,
-        seed: int = 0,
-        query_batch: int = 256,
-        targeted: bool = True,
-        batch_size: int = 32,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            estimator,
-            eps=eps,
-            sigma=sigma,
-            learning_rate=learning_rate,
-            samples_per_draw=samples_per_draw,
-            top_k=top_k,
-            max_iter=max_iter,
-            seed=seed,
-            query_batch=query_batch,
-            targeted=targeted,
-            batch_size=batch_size,
-            verbose=verbose,
-        )
 
     def _check_params(self) -> None:
         super()._check_params()

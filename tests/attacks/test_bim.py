@@ -69,9 +69,9 @@ def test_b_equals_art(mlp_victim, clips, predict, other_labels, art_classifier, 
     y = predict(network, x)
     labels = (other_labels(y) if targeted else y).numpy()
     classifier = art_classifier(network)
-    params = {"eps": 0.1, "eps_step": 0.0125, "max_iter": max_iter, "targeted": targeted, "verbose": False}
+    params = {"eps": 0.1, "eps_step": 0.0125, "max_iter": max_iter, "targeted": targeted}
     ours = BIMb(classifier, **params).generate(x.numpy(), labels)
-    art = BasicIterativeMethod(classifier, **params).generate(x.numpy(), np.eye(4)[labels])
+    art = BasicIterativeMethod(classifier, verbose=False, **params).generate(x.numpy(), np.eye(4)[labels])
     np.testing.assert_allclose(ours, art, atol=1e-6)
 
 
