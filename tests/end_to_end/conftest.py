@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,15 @@ def overrides() -> str:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Place]:
+def untouched(tmp_path: Path) -> Iterator[Place]:
     """A new working folder."""
+    yield from place(tmp_path)
+
+
+@pytest.fixture
+def empty(tmp_path: Path, empty_store: Path) -> Iterator[Place]:
+    """A new working folder with a tracking store that has no runs yet."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     yield from place(tmp_path)
 
 

@@ -105,11 +105,11 @@ def test_samples_that_are_no_numbers(empty, copy):
         (["main", "--preset", "huge"], "--preset"),
     ],
 )
-def test_options_are_checked_before_anything_runs(empty, arguments, word):
-    result = empty.advtrack(*arguments)
+def test_options_are_checked_before_anything_runs(untouched, arguments, word):
+    result = untouched.advtrack(*arguments)
     assert result.exit_code == 2
     assert word in result.output.splitlines()[-1]
-    assert not (empty.folder / "mlflow.db").exists()
+    assert not (untouched.folder / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_nothing_registered_names_the_command_to_run_first(empty):
 
 
 @pytest.mark.parametrize("stage", ["features", "train", "adv-train", "attack", "compare", "promote", "main"])
-def test_every_stage_refuses_a_folder_or_a_gpu_that_is_not_there(empty, stage):
+def test_every_stage_refuses_a_folder_or_a_gpu_that_is_not_there(untouched, stage):
     import torch
 
-    one_line(empty.advtrack(stage, "--data-dir", "nowhere"), "--data-dir nowhere: no such folder")
+    one_line(untouched.advtrack(stage, "--data-dir", "nowhere"), "--data-dir nowhere: no such folder")
     if not torch.cuda.is_available():
-        one_line(empty.advtrack(stage, "--device", "cuda"), "--device cuda")
-    assert not (empty.folder / "mlflow.db").exists()
+        one_line(untouched.advtrack(stage, "--device", "cuda"), "--device cuda")
+    assert not (untouched.folder / "mlflow.db").exists()
 
 
 def test_main_refuses_a_storage_and_images_before_anything_runs(empty):
