@@ -98,15 +98,11 @@ def data_folder(options: Features) -> Path:
 
 
 def stores(dataset: str, representation: str, store_digest: str = "") -> dict[str, Path]:
-    """Folders of the stores that are there, by the newest ``features`` run that made or found them, newest first."""
+    """Folders of the stores that are there, by the ``features`` runs that made them, newest first."""
     tags = {"stage": "features", "dataset": dataset, "representation": representation}
     tags |= {"store_digest": store_digest} if store_digest else {}
-    found: dict[Path, str] = {}
-    for run_ in runs.find(tags, status="FINISHED"):
-        folder = Path(runs.tag(run_, "store") or "")
-        if (folder / MANIFEST).exists():
-            found.setdefault(folder, run_.info.run_id)
-    return {run_id: folder for folder, run_id in found.items()}
+    made = {run_.info.run_id: Path(runs.tag(run_, "store") or "") for run_ in runs.find(tags, status="FINISHED")}
+    return {run_id: folder for run_id, folder in made.items() if (folder / MANIFEST).exists()}
 
 
 def find_store(
@@ -137,12 +133,13 @@ def find_store(
             f"no spectrograms of {dataset} as {representation}{which}; run first: "
             + features_command(dataset, representation, store_digest)
         )
-    if len(found) > 1:
-        candidates = ", ".join(f"{run_id} ({folder.name})" for run_id, folder in found.items())
+    newest = {folder: run_id for run_id, folder in reversed(found.items())}
+    if len(newest) > 1:
+        candidates = ", ".join(f"{run_id} ({folder.name})" for folder, run_id in newest.items())
         raise InputError(
             f"several stores of {dataset} as {representation}: choose one with --features-run: {candidates}"
         )
-    ((run_id, folder),) = found.items()
+    ((folder, run_id),) = newest.items()
     return open_store(folder), run_id
 
 

@@ -34,12 +34,12 @@ def training_command(dataset: str, representation: str, model: str, training: Tr
     """The command that trains a victim, with what has to go before it."""
     cell = f"--dataset {dataset} --representation {representation} --model {model}{options}"
     train = f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}"
-    found = list(stores(dataset, representation))
+    found = stores(dataset, representation)
     if not found:
         return f"{features_command(dataset, representation)} && {train}"
-    if len(found) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
+    if len(set(found.values())) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
         return train
-    return f"{train} --features-run {found[0]}"
+    return f"{train} --features-run {next(iter(found))}"
 
 
 def recipe(version: registry.Registered) -> dict[str, str]:
