@@ -51,7 +51,9 @@ def connect() -> None:
         with _impatient():
             try:
                 _experiment_id()
-            except Exception:
+            except InputError:
+                raise
+            except Exception:  # each database driver has its own
                 if not uri.startswith("sqlite:///"):
                     raise
                 sleep(2)  # another process may be making the tables at this very moment
