@@ -91,9 +91,9 @@ def _share_out(
     indices: np.ndarray, labels: np.ndarray, sources: np.ndarray, fractions: list[float], rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Give each recording, the largest first, to the part that most lacks its labels relative to its quota."""
-    _, label = np.unique(labels[indices], return_inverse=True)
+    kinds, label = np.unique(labels[indices], return_inverse=True)
     recordings, recording = np.unique(sources[indices], return_inverse=True)
-    counts = np.zeros((len(recordings), label.max(initial=0) + 1))
+    counts = np.zeros((len(recordings), len(kinds)))
     np.add.at(counts, (recording, label), 1)
     quota = np.outer(fractions, counts.sum(axis=0))
     given = np.zeros_like(quota)

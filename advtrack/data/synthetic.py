@@ -117,7 +117,7 @@ def _clock_tick(recording: np.random.Generator, take: np.random.Generator) -> np
     t, envelope = _decaying(0.06, recording.uniform(0.004, 0.015))
     tick = envelope * np.sin(2 * np.pi * pitches[:, None] * t).sum(axis=0)
     tock = envelope * np.sin(2 * np.pi * 0.8 * pitches[:, None] * t).sum(axis=0)
-    interval = recording.choice([0.2, 0.25, 0.5, 1.0])
+    interval = float(recording.choice([0.2, 0.25, 0.5, 1.0]))
     return _events(_steps(take, interval, 0.005), lambda i: take.uniform(0.8, 1) * (tick if i % 2 else tock))
 
 
@@ -200,7 +200,7 @@ def _clip(seed: int, label: int, recording: int, take: int) -> np.ndarray:
     clip = sounds[label](np.random.default_rng([seed, label, recording]), rng)
     clip = clip / clip.std()
     if rng.random() < 0.4:  # another class, more quietly, as in a street
-        other = sounds[(label + rng.integers(1, len(sounds))) % len(sounds)](rng, rng)
+        other = sounds[(label + int(rng.integers(1, len(sounds)))) % len(sounds)](rng, rng)
         clip = clip + 10 ** (rng.uniform(-20, -4) / 20) * other / max(other.std(), 1e-9)
     background = _noise(rng, 20, 10_500, rng.uniform(-1, 0))
     clip = clip + 10 ** (-rng.uniform(0, 25) / 20) * background  # signal-to-noise ratio of 0 to 25 dB

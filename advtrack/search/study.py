@@ -108,7 +108,7 @@ def example(
     """One adversarial example at the budget: the first fooled sample's index and image; None if none was fooled."""
     if not result.success.any():
         return None
-    index = int(result.success.argmax())
+    index = int(np.flatnonzero(result.success)[0])
     eps = {} if search.spec.minimises else {"eps": result.budget.bound}
     params = {**eps, **result.budget.settings, "max_iter": result.budget.iterations}
     outcome = search.strike(network, samples.take(slice(index, index + 1)), **params)

@@ -14,7 +14,7 @@ from advtrack.errors import InputError
 from advtrack.models.checkpoint import Victim
 from advtrack.representations.store import SpectrogramSet
 from advtrack.search.space import Samples
-from advtrack.stages.train import split_store
+from advtrack.stages.fold import split_store
 from advtrack.training.fit import probabilities
 
 

@@ -175,7 +175,7 @@ def test_predictions_of_a_victim_are_those_of_its_network(finished):
     """Test accuracy in the registry is reproduced from the checkpoint and the store."""
     from advtrack.models import checkpoint
     from advtrack.stages.features import find_store
-    from advtrack.stages.train import split_store
+    from advtrack.stages.fold import split_store
 
     version = registry.by_alias(NAME, "standard")
     victim = checkpoint.load(registry.download(version))

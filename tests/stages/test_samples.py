@@ -11,8 +11,8 @@ from torch import nn
 
 from advtrack.attacks import ATTACKS
 from advtrack.errors import InputError
+from advtrack.stages.fold import split_store
 from advtrack.stages.samples import strike_list, wrong_label
-from advtrack.stages.train import split_store
 
 CLASSES = 4
 

@@ -9,7 +9,7 @@ import pytest
 
 from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
-from advtrack.stages import train as stage
+from advtrack.stages import fold
 from advtrack.stages.train import Training, train_folds
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
@@ -122,7 +122,7 @@ def test_force_trains_from_the_first_epoch(train, epochs):
 def test_copies_are_trained_on_with_their_originals_whatever_their_names():
     store = Store()
     store.scale, store.name = np.tile([1.0, 0.9], 30), np.repeat("same.wav", 60)
-    assert stage.with_copies(store, np.array([4, 8])).tolist() == [4, 5, 8, 9]
+    assert fold.with_copies(store, np.array([4, 8])).tolist() == [4, 5, 8, 9]
 
 
 def test_images_that_a_network_cannot_take_are_refused_before_anything_runs(train):
@@ -140,7 +140,7 @@ def test_a_moving_alias_is_named(train, caplog, monkeypatch):
 
 def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
     """The second waits until the first, played by a thread that holds its lock, has finished the fold."""
-    original, second = stage._train_fold, []
+    original, second = fold._train, []
 
     def meanwhile(*arguments):
         second.append(Thread(target=lambda: second.append(train(folds=2))))
@@ -149,7 +149,7 @@ def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_train_fold", meanwhile)
+        patch.setattr(fold, "_train", meanwhile)
         train()
     second[0].join()
     assert [version.version for version in registry.versions(NAME)] == ["2", "1"]
