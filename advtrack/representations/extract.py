@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -45,6 +46,7 @@ from advtrack.representations.store import (
 logger = logging.getLogger("advtrack")
 
 SHARD = 256  # images at most; a clip and its augmented copies lie in one shard
+_ABANDONED = 3600  # seconds after which a file that was never renamed is taken for one that a kill left
 
 Decode = Callable[[Path], tuple[np.ndarray, int]]
 Images = dict[str, list[tuple[np.ndarray, float]]]
@@ -260,6 +262,9 @@ class _Unfinished:
             "lengths": [len(part) for part in parts], "items": [item for part in parts for item in part],
         }  # fmt: skip
         _write(self.folder / MANIFEST, lambda file: file.write(json.dumps(content, indent=1).encode()))
+        for partial_path in self.folder.glob(".*"):
+            if time() - partial_path.stat().st_mtime > _ABANDONED:
+                partial_path.unlink(missing_ok=True)
         return open_store(self.folder)
 
 

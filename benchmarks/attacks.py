@@ -1,0 +1,270 @@
+"""Our attacks against ART, Foolbox, torchattacks and adv-lib: same victim, clips, targets and budgets.
+
+    pip install --no-deps -r benchmarks/requirements.txt
+    advtrack features --dataset esc50 --data-dir path/to/ESC-10 --height 128 --width 128
+    advtrack train --dataset esc50 --model resnet18 --folds 1
+    python benchmarks/attacks.py --model resnet18
+
+Libraries take turns; a time is the median over ``--repeats`` of the calls that ended within ``--limit`` seconds. It is
+given in units of one forward and backward pass of all clips, measured in the same turns. Every result is judged in the
+same way: predicted class, within [0, 1], within eps. Writes JSON too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import peers
+import torch
+from torch import Tensor, nn
+from victim import add_options, choose
+
+from advtrack.attacks import ATTACKS
+from advtrack.attacks.base import frozen, is_adversarial
+from advtrack.attacks.norms import perturbation_norms
+from advtrack.attacks.outcome import AttackOutcome
+from advtrack.search.space import Samples
+from advtrack.stages.samples import strike_list
+
+OURS = "advtrack"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison: our attack, what it is held against, and what is asked of it."""
+
+    title: str
+    ours: Callable[..., AttackOutcome]
+    peers: dict[str, peers.PeerAttack]
+    targeted: bool
+    norm: str
+    #: Largest ratio of times: to the fastest peer as good as ours, and to ART.
+    to_best: float
+    to_art: float
+    eps: float | None = None
+
+
+@dataclass
+class Measured:
+    """One library's results in a case."""
+
+    seconds: list[float] = field(default_factory=list)
+    units: list[float] = field(default_factory=list)
+    passes: peers.Passes = field(default_factory=peers.Passes)
+    success: float = 0.0
+    distance: float = float("nan")
+    ended: bool = True
+
+
+class _TimeIsUpError(Exception):
+    pass
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Leave the block after so many seconds."""
+
+    def leave(*_: object) -> None:
+        raise _TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Seconds that a call takes, the device's work included, and its result."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = perf_counter()
+    result = function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - start, result
+
+
+def forward(network: nn.Module, x: Tensor) -> None:
+    """The forward passes of one batch."""
+    with torch.no_grad():
+        network(x)
+
+
+def forward_backward(network: nn.Module, x: Tensor) -> None:
+    """The forward and backward passes of one batch."""
+    given = x.clone().requires_grad_()
+    torch.autograd.grad(network(given).logsumexp(1).sum(), given)
+
+
+def judge(network: nn.Module, samples: Samples, x_adv: Tensor, case: Case) -> tuple[float, float]:
+    """Success rate, and the successes' median distance in the case's norm."""
+    with torch.no_grad():
+        labels = samples.target if case.targeted else samples.y
+        success = is_adversarial(network(x_adv), labels, case.targeted)
+    norms = perturbation_norms(x_adv, samples.x)
+    success &= ((x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)).flatten(1).all(1)
+    if case.eps is not None:
+        success &= norms["linf"] <= case.eps + 1e-6
+    distance = norms[case.norm][success]
+    return float(success.double().mean()), float(distance.median()) if len(distance) else float("nan")
+
+
+def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limit: float) -> dict[str, Any]:
+    """All libraries in turns, and the cost of the passes beside them."""
+    labels, device = (samples.target if case.targeted else samples.y), samples.x.device
+    calls = {OURS: lambda net, x, y: case.ours(net, x, y, targeted=case.targeted).x_adv, **case.peers}
+    found = {name: Measured() for name in calls}
+    pass_seconds: list[float] = []
+    both_seconds: list[float] = []
+    for repeat in range(repeats + 1):  # the first turn warms up and is judged
+        for name, call in calls.items():
+            one = found[name]
+            if not one.ended:
+                continue
+            forward_seconds, _ = timed(partial(forward, network, samples.x), device)
+            unit, _ = timed(partial(forward_backward, network, samples.x), device)
+            try:
+                with within(limit), peers.counted(network) as passes:
+                    seconds, x_adv = timed(partial(call, network, samples.x.clone(), labels), device)
+            except _TimeIsUpError:
+                one.ended = False
+                continue
+            if repeat == 0:
+                one.passes = passes
+                one.success, one.distance = judge(network, samples, x_adv, case)
+            else:
+                one.seconds.append(seconds)
+                pass_seconds.append(forward_seconds)
+                both_seconds.append(unit)
+    unit, single = median(both_seconds), median(pass_seconds)
+    rows = {name: _row(one, len(samples), unit, limit) for name, one in found.items()}
+    ours = rows[OURS]
+    floor = ours["backwards"] * unit + (ours["forwards"] - ours["backwards"]) * single
+    as_good = {n: r for n, r in rows.items() if n != OURS and r["ended"] and _as_good(r, ours)}
+    best = min(as_good, key=lambda name: as_good[name]["seconds"], default=None)
+    art = min((row["seconds"] for name, row in rows.items() if name.startswith("ART")), default=float("nan"))
+    return {
+        "libraries": rows,
+        "eps": case.eps,
+        "unit_seconds": unit,
+        "overhead": ours["seconds"] / floor,
+        "best_peer": best,
+        "to_best": ours["seconds"] / as_good[best]["seconds"] if best else None,
+        "to_art": ours["seconds"] / art,
+        "needed": {"to_best": case.to_best, "to_art": case.to_art},
+    }
+
+
+def _row(one: Measured, samples: int, unit: float, limit: float) -> dict[str, Any]:
+    seconds = median(one.seconds) if one.ended else limit
+    return {
+        "ended": one.ended,
+        "success": one.success,
+        "distance": one.distance,
+        "forwards": one.passes.forwards / samples,
+        "backwards": one.passes.backwards / samples,
+        "seconds": seconds,
+        "units": seconds / unit,
+    }
+
+
+def _as_good(row: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether a peer fools as many, no farther away (1% is rounding)."""
+    return row["success"] >= ours["success"] and row["distance"] <= 1.01 * ours["distance"]
+
+
+def eps_for(network: nn.Module, samples: Samples, rate: float, iterations: int) -> float:
+    """The eps at which BIM-a fools about this share of the clips, by bisection."""
+    low, high = 1e-4, 0.3
+    for _ in range(9):
+        eps = (low * high) ** 0.5
+        outcome = ATTACKS["bim_a"].native(network, samples.x, samples.target, eps=eps, max_iter=iterations)
+        low, high = (low, eps) if outcome.success.double().mean() >= rate else (eps, high)
+    return high
+
+
+def cases(network: nn.Module, samples: Samples, classes: int, iterations: int) -> Iterator[Case]:
+    """The comparisons, one at a time."""
+    native = {name: attack.native for name, attack in ATTACKS.items()}
+    for rate, to_best, to_art in ((0.6, 0.7, 0.45), (0.95, 0.4, 0.3)):
+        eps = eps_for(network, samples, rate, iterations)
+        given = peers.bim(eps, iterations, True, classes)
+        ours = partial(native["bim_a"], eps=eps, max_iter=iterations)
+        yield Case(f"BIM-a at {rate:.0%}", ours, given, True, "linf", to_best, to_art, eps)
+    ours = partial(native["bim_b"], eps=eps, max_iter=iterations)
+    yield Case("BIM-b", ours, given, True, "linf", 1.1, 0.7, eps)
+    for norm in ("linf", "l2"):
+        ours = partial(native["deepfool"], norm=norm, max_iter=50, candidates=classes - 1)
+        yield Case(f"DeepFool {norm}", ours, peers.deepfool(norm, 50, classes), False, norm, 0.8, 0.1)
+    for targeted in (True, False):
+        ours = partial(native["carlini_wagner"], max_iter=50, binary_search_steps=3)
+        kind = "targeted" if targeted else "untargeted"
+        peer = peers.carlini_wagner(50, 3, targeted, classes)
+        yield Case(f"Carlini-Wagner {kind}", ours, peer, targeted, "l2", 0.7, 0.2)
+    most = 130  # features; the peers change two at a time and have no other limit
+    gamma = most / samples.x[0].numel()
+    ours = partial(native["jsma"], gamma=gamma, features_per_step=2, max_iter=most // 2)
+    yield Case("JSMA", ours, peers.jsma(gamma, classes), True, "l0", 0.6, 0.6)
+
+
+def show(title: str, found: dict[str, Any]) -> None:
+    """Print one comparison."""
+    eps = f", eps {found['eps']:.4g}" if found["eps"] else ""
+    print(f"\n{title}{eps}: a unit is {1000 * found['unit_seconds']:.0f} ms; our overhead {found['overhead']:.2f}")
+    print(f"  {'':26} {'success':>8} {'distance':>9} {'forwards':>9} {'backwards':>9} {'units':>8} {'ours/it':>8}")
+    ours = found["libraries"][OURS]["seconds"]
+    for name, row in found["libraries"].items():
+        sign, ratio = (" ", ours / row["seconds"]) if row["ended"] else (">", ours / row["seconds"])
+        print(
+            f"  {name:26} {row['success']:8.0%} {row['distance']:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
+            f"{sign}{row['units']:7.1f} {'<' if sign == '>' else ' '}{ratio:7.2f}"
+        )
+    to_best = (
+        "no peer as good ended" if found["best_peer"] is None else f"{found['to_best']:.2f} ({found['best_peer']})"
+    )
+    print(
+        f"  to the fastest peer as good: {to_best}, needed {found['needed']['to_best']}; "
+        f"to ART: {found['to_art']:.2f}, needed {found['needed']['to_art']}"
+    )
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--iterations", type=int, default=20, help="of BIM")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which a call is broken off")
+    parser.add_argument("--only", default="", help="cases whose title holds this")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/attacks.json"))
+    arguments = parser.parse_args()
+
+    chosen = choose(arguments)
+    network, classes = chosen.victim.network, len(chosen.store.classes)
+    given = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], arguments.clips, 0, chosen.device)
+    found: dict[str, Any] = {"victim": chosen.title, "clips": len(given.samples)}
+    print(f"{chosen.title}, {len(given.samples)} clips")
+    with frozen(network):
+        for case in cases(network, given.samples, classes, arguments.iterations):
+            if arguments.only in case.title:
+                found[case.title] = measure(network, given.samples, case, arguments.repeats, arguments.limit)
+                show(case.title, found[case.title])
+                arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

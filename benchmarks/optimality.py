@@ -1,0 +1,166 @@
+"""How near each library's attacks come to the smallest perturbations known: the optimality of AttackBench.
+
+    pip install --no-deps -r benchmarks/requirements.txt
+    python benchmarks/optimality.py --model alexnet        (after the commands named in victim.py)
+
+Untargeted, on test clips fixed beforehand, misclassified ones (distance 0) among them. For each clip the smallest
+distance that any attack of the run reaches makes the lower envelope (Cinà et al. 2024, arXiv:2404.19460); an attack's
+optimality is 1 if it reaches the envelope everywhere and 0 if it fools nothing. Each attack may take a clip through
+2,000 passes, forwards plus backwards, counted on the network. Judged is what an attack returns. Writes JSON too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from victim import add_options, choose
+
+from advtrack.attacks import ATTACKS
+from advtrack.attacks.base import frozen
+from advtrack.attacks.norms import perturbation_norms
+from advtrack.stages.fold import split_store
+
+BUDGET = 2000
+#: Of BIM's bound: its smallest value that fools a clip is bisected between these.
+SMALLEST_EPS, LARGEST_EPS, BIM_ITERATIONS = 1e-4, 0.5, 100
+
+Distances = np.ndarray  # float64 [N]: 0 for a clean error, infinite for a failure
+
+
+def optimality(distances: Distances, envelope: Distances) -> float:
+    """AttackBench's measure: 1 - (A - A*) / (acc x eps_max - A*), with areas A under robust accuracy."""
+    largest = envelope[np.isfinite(envelope)].max()
+    area, smallest = distances.clip(max=largest).mean(), envelope.clip(max=largest).mean()
+    return float(1 - (area - smallest) / ((envelope > 0).mean() * largest - smallest))
+
+
+def distances(network: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, norm: str) -> Distances:
+    """Distance of each example that is one and lies in [0, 1]; infinite for others."""
+    with torch.no_grad():
+        fooled = (network(x_adv).argmax(1) != y) & ((x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)).flatten(1).all(1)
+    return perturbation_norms(x_adv, x)[norm].double().where(fooled, torch.inf).cpu().numpy()
+
+
+def once(attack: peers.PeerAttack, norm: str) -> Callable[[nn.Module, Tensor, Tensor], Distances]:
+    """An attack that minimises the norm itself."""
+    return lambda network, x, y: distances(network, x, y, attack(network, x, y), norm)
+
+
+def bisected(at: Callable[[float], peers.PeerAttack]) -> Callable[[nn.Module, Tensor, Tensor], Distances]:
+    """An attack with a bound: each clip's smallest one that works, by bisection as long as the passes last."""
+
+    def search(network: nn.Module, x: Tensor, y: Tensor) -> Distances:
+        found = np.full(len(x), np.inf)
+        low, high = np.full(len(x), SMALLEST_EPS), np.full(len(x), LARGEST_EPS)
+        spent = np.zeros(len(x))
+        while True:
+            # One more run takes a forward and a backward per iteration at most, and a few forwards around them.
+            going = (spent + 2 * BIM_ITERATIONS + 2 <= BUDGET) & (high > 1.001 * low)
+            if not going.any():
+                return found
+            middle = np.sqrt(low * high)
+            for eps in np.unique(middle[going]):
+                rows = np.flatnonzero(going & (middle == eps))
+                with peers.counted(network) as passes:
+                    x_adv = at(float(eps))(network, x[rows], y[rows])
+                spent[rows] += (passes.forwards + passes.backwards) / len(rows)
+                reached = distances(network, x[rows], y[rows], x_adv, "linf")
+                found[rows] = np.minimum(found[rows], reached)
+                fooled = np.isfinite(reached)
+                high[rows[fooled]], low[rows[~fooled]] = eps, eps
+
+    return search
+
+
+def contenders(norm: str, classes: int) -> dict[str, Callable[[nn.Module, Tensor, Tensor], Distances]]:
+    """Attack and library: those compared, and those that only lower the envelope."""
+    native = {name: attack.native for name, attack in ATTACKS.items()}
+    found: dict[str, Any] = {}
+
+    def ours(name: str, **params: Any) -> peers.PeerAttack:
+        return lambda network, x, y: native[name](network, x, y, targeted=False, **params).x_adv
+
+    found["DeepFool advtrack"] = once(ours("deepfool", norm=norm, candidates=classes - 1), norm)
+    for name, attack in peers.deepfool(norm, 100, classes).items():
+        found[f"DeepFool {name}"] = once(attack, norm)
+    if norm == "linf":
+        found["BIM advtrack"] = bisected(lambda eps: ours("bim_a", eps=eps, max_iter=BIM_ITERATIONS))
+        for name in peers.bim(0.1, 1, False, classes):
+            found[f"BIM {name}"] = bisected(lambda eps, name=name: peers.bim(eps, BIM_ITERATIONS, False, classes)[name])
+        found["APGD adv-lib"] = bisected(
+            lambda eps: lambda network, x, y: peers.adv_lib.apgd(network, x, y, eps, float("inf"), n_iter=95)
+        )
+    else:
+        constants, iterations = 9, 110
+        found["C&W advtrack"] = once(
+            ours("carlini_wagner", binary_search_steps=constants, max_iter=iterations, learning_rate=0.05), norm
+        )
+        for name, attack in peers.carlini_wagner(iterations, constants, False, classes).items():
+            found[f"C&W {name}"] = once(attack, norm)
+        found["DDN adv-lib"] = once(partial(peers.adv_lib.ddn, steps=990, levels=None), norm)
+    order = float("inf") if norm == "linf" else 2
+    found["FMN adv-lib"] = once(partial(peers.adv_lib.fmn, norm=order, steps=990), norm)
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--norm", choices=("linf", "l2"), action="append", help="both unless given")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/optimality.json"))
+    arguments = parser.parse_args()
+
+    chosen = choose(arguments)
+    network, store = chosen.victim.network, chosen.store
+    test = split_store(store, chosen.victim.description.training["seed"]).test
+    listed = np.random.default_rng(0).permutation(test)[: arguments.clips]
+    x, y = torch.from_numpy(store.images(listed)).to(chosen.device), torch.from_numpy(store.y[listed]).to(chosen.device)
+    with torch.no_grad():
+        correct = network(x).argmax(1) == y
+    print(f"{chosen.title}: {len(x)} clips, {int(correct.sum())} of them classified correctly")
+    found: dict[str, Any] = {"victim": chosen.title, "clips": len(x), "correct": int(correct.sum())}
+    for norm in arguments.norm or ("linf", "l2"):
+        reached, passes_each = {}, {}
+        with frozen(network):
+            for name, attack in tqdm(contenders(norm, len(store.classes)).items(), desc=norm):
+                torch.manual_seed(0)
+                reached[name] = np.zeros(len(x))
+                with peers.counted(network) as passes:
+                    reached[name][correct.cpu().numpy()] = attack(network, x[correct], y[correct])
+                passes_each[name] = (passes.forwards + passes.backwards) / int(correct.sum())
+        envelope = np.min(list(reached.values()), axis=0)
+        rows = {
+            name: {
+                "optimality": optimality(distance, envelope),
+                "success": float(np.isfinite(distance[distance > 0]).mean()),
+                "median_distance": float(np.median(distance[np.isfinite(distance) & (distance > 0)])),
+                "passes": passes_each[name],
+            }
+            for name, distance in reached.items()
+        }
+        print(f"\n{norm}: median of the envelope {np.median(envelope[envelope > 0]):.4g}")
+        print(f"  {'':32} {'optimality':>10} {'success':>8} {'median':>9} {'passes':>7}")
+        for name, row in sorted(rows.items(), key=lambda item: -item[1]["optimality"]):
+            over = " (over the budget)" if row["passes"] > BUDGET + 5 else ""
+            print(
+                f"  {name:32} {row['optimality']:10.3f} {row['success']:8.0%} {row['median_distance']:9.4g} "
+                f"{row['passes']:7.0f}{over}"
+            )
+        found[norm] = rows
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
