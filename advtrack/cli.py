@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -27,6 +29,8 @@ def _choice(names: tuple[str, ...], *extra: str) -> click.Choice:
 
 class _Number(click.FloatRange):
     """A float in a range. click lets 'nan' through, which no range holds."""
+
+    name = "number"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         number = super().convert(value, param, ctx)
@@ -121,46 +125,52 @@ _training = _options(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Plain(click.Group):
+    """Bad input and bad usage end in one line and exit status 2; tracebacks only with --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _prepare_logging()
+        try:
+            return super().invoke(ctx)
+        except (InputError, OSError, click.ClickException) as error:
+            if ctx.params["debug"]:
+                raise
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            click.echo(f"Error: {message}", err=True)
+            if "MLFLOW_RUN_ID" in os.environ:
+                from advtrack.tracking import runs
+
+                runs.explain(ctx.invoked_subcommand or "", message)
+            ctx.exit(2)
+
+
+@click.group(cls=_Plain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-@click.pass_context
-def cli(context: click.Context, debug: bool) -> None:
+def cli(debug: bool) -> None:
     """How robust is an audio classifier, and what does robustness cost?"""
-    context.obj = debug
 
 
 def _stage(function: Callable[..., None]) -> Callable[..., None]:
-    """Run a stage: logging on, the tracking store checked, bad input as one line and exit status 2."""
+    """Run a stage once the data folder, the device and the tracking store are known to be there."""
 
     @wraps(function)
-    @click.pass_context
-    def command(context: click.Context, *args: Any, **kwargs: Any) -> None:
-        _prepare_logging()
-        connected = False
-        try:
-            from pathlib import Path
+    def tracked(**options: Any) -> None:
+        from pathlib import Path
 
-            from advtrack.tracking import runs
+        from advtrack.tracking import runs
 
-            if kwargs.get("data_dir") and not Path(kwargs["data_dir"]).is_dir():
-                raise InputError(f"--data-dir {kwargs['data_dir']}: no such folder")
-            if kwargs.get("device") == "cuda":
-                from advtrack.stages.device import choose_device
+        if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
+            raise InputError(f"--data-dir {options['data_dir']}: no such folder")
+        if options.get("device") == "cuda":
+            from advtrack.stages.device import choose_device
 
-                choose_device("cuda")
-            runs.connect()
-            connected = True
-            function(*args, **kwargs)
-        except (InputError, OSError) as error:
-            if connected:
-                runs.explain(context.info_name or "", error)
-            if context.obj:
-                raise
-            click.echo(f"Error: {error}", err=True)
-            context.exit(2)
+            choose_device("cuda")
+        runs.connect()
+        with runs.answering():
+            function(**options)
 
-    return command
+    return tracked
 
 
 @cli.command()
@@ -170,11 +180,7 @@ def download(dataset: str, data_dir: str) -> None:
     """Fetch a data set from its publisher, check it and unpack it."""
     from advtrack.data.download import download
 
-    try:
-        folder = download(dataset, data_dir or f"data/{dataset}")
-    except InputError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
+    folder = download(dataset, data_dir or f"data/{dataset}")
     click.echo(f"{dataset} lies in {folder}; next: advtrack features --dataset {dataset} --data-dir {folder}")
 
 
@@ -183,7 +189,9 @@ def download(dataset: str, data_dir: str) -> None:
 @click.option("--height", type=click.IntRange(4), default=224, show_default=True, help="Rows of the spectrogram.")
 @click.option("--width", type=click.IntRange(4), default=224, show_default=True, help="Columns of the spectrogram.")
 @click.option("--augment", type=bool, default=False, show_default=True, help="Add four pitch-shifted copies per clip.")
-@click.option("--top-db", type=_Number(0, min_open=True), default=80.0, show_default=True, help="Dynamic range in dB.")
+@click.option(
+    "--top-db", type=_Number(0, 300, min_open=True), default=80.0, show_default=True, help="Dynamic range in dB."
+)
 @click.option(
     "--reference",
     default="clip",
@@ -196,10 +204,9 @@ def download(dataset: str, data_dir: str) -> None:
 def features(representation: str, reference: str, device: str, **options: Any) -> None:
     """Turn clips into spectrogram stores, one pass for all representations."""
     from advtrack.stages.features import Features, run
-    from advtrack.tracking.runs import umbrella
 
     names = _all(representation, REPRESENTATIONS)
-    with _several("features", len(names), umbrella):
+    with _several("features", len(names)):
         run(Features(representations=names, reference_db=_reference(reference), **options))
 
 
@@ -321,15 +328,16 @@ def _check_ranges(values: dict[str, Any]) -> None:
 
 
 def _train(stage: str, run: Callable[[Any], str], options: dict[str, Any]) -> None:
-    from advtrack.stages.train import Training
-    from advtrack.tracking.runs import umbrella
+    from advtrack.stages.train import Training, check
 
     options.pop("data_dir")
     models, representations = _all(options.pop("model"), MODELS), _all(options.pop("representation"), REPRESENTATIONS)
-    with _several(stage, len(models) * len(representations), umbrella):
-        for representation in representations:
-            for model in models:
-                run(Training(model=model, representation=representation, **options))
+    trainings = [Training(model=m, representation=r, **options) for r in representations for m in models]
+    for training in trainings:
+        check(training)
+    with _several(stage, len(trainings)):
+        for training in trainings:
+            run(training)
 
 
 def _reference(text: str) -> float | None:
@@ -340,14 +348,14 @@ def _reference(text: str) -> float | None:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"--reference {text}: give 'clip' or a number of decibels")
+    if not abs(number) <= 300:
+        raise InputError(f"--reference {text}: give 'clip' or a level from -300 to 300 dB")
     return number
 
 
-def _several(stage: str, count: int, umbrella: Callable[[str], Any]) -> Any:
+def _several(stage: str, count: int) -> AbstractContextManager[None]:
     """One run attaches to the run that ``mlflow run`` made; several stand beside it."""
-    from contextlib import nullcontext
+    from advtrack.tracking.runs import umbrella
 
     return umbrella(stage) if count > 1 else nullcontext()
 
@@ -375,7 +383,6 @@ def _tool(name: str) -> str:
 
 def _prepare_logging() -> None:
     """Our own lines plainly to standard error; of the libraries, warnings only."""
-    import os
     import warnings
 
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

@@ -7,3 +7,8 @@ class InputError(Exception):
     The message is one line that names what is wrong and the way out. The command line prints it without a
     traceback, marks the MLflow run FAILED and exits with status 2.
     """
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, for a message of our own; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

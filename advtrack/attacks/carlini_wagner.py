@@ -76,6 +76,7 @@ def carlini_wagner(
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more.
     """
+    _check(confidence, learning_rate, initial_const, binary_search_steps)
     x = x.detach()
     x_adv = x.clone()
     first_success = torch.full_like(y, -1, dtype=torch.int64)
@@ -181,6 +182,17 @@ def _margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return others - own if targeted else own - others
 
 
+def _check(confidence: float, learning_rate: float, initial_const: float | None, binary_search_steps: int) -> None:
+    if not confidence >= 0:
+        raise ValueError(f"confidence must be at least 0, not {confidence}")
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
+    if initial_const is not None and not initial_const > 0:
+        raise ValueError(f"initial_const must be positive, or None, not {initial_const}")
+    if binary_search_steps < 1:
+        raise ValueError(f"binary_search_steps must be at least 1, not {binary_search_steps}")
+
+
 class CarliniWagner(Attack):
     """Carlini and Wagner's attack as an ART evasion attack. See `carlini_wagner` for the parameters."""
 
@@ -192,11 +204,4 @@ class CarliniWagner(Attack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if self.confidence < 0:
-            raise ValueError(f"confidence must be at least 0, not {self.confidence}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if self.initial_const is not None and self.initial_const <= 0:
-            raise ValueError(f"initial_const must be positive, or None, not {self.initial_const}")
-        if self.binary_search_steps < 1:
-            raise ValueError(f"binary_search_steps must be at least 1, not {self.binary_search_steps}")
+        _check(self.confidence, self.learning_rate, self.initial_const, self.binary_search_steps)

@@ -60,12 +60,11 @@ def jsma(
         A sample stops at its first success, without a salient feature left, with ``gamma`` of its features changed, or
         after ``max_iter`` iterations. It costs one forward and two backward passes an iteration, and a last forward.
     """
-    if not targeted:
-        raise ValueError("JSMA is a targeted attack: its saliency map leads towards a class")
+    _check(theta, gamma, features_per_step, targeted)
     x = x.detach()
     x_adv = x.clone()
     features = x.shape[1:].numel()
-    most_changed = int(gamma * features)
+    most_changed = int(round(gamma * features, 6))  # 0.29 of 100 features are 29, whatever rounding says
     direction = 1 if theta > 0 else -1
     first_success = torch.full_like(y, -1, dtype=torch.int64)
     forwards, backwards = torch.zeros_like(first_success), torch.zeros_like(first_success)
@@ -117,6 +116,17 @@ def jsma(
     )
 
 
+def _check(theta: float, gamma: float, features_per_step: int, targeted: bool) -> None:
+    if not targeted:
+        raise ValueError("targeted must be True: JSMA's saliency map leads towards a class")
+    if not 0 < abs(theta) <= 1:
+        raise ValueError(f"theta must be in [-1, 1] and not 0, not {theta}")
+    if not 0 < gamma <= 1:
+        raise ValueError(f"gamma must be in (0, 1], not {gamma}")
+    if features_per_step < 1:
+        raise ValueError(f"features_per_step must be at least 1, not {features_per_step}")
+
+
 class JSMA(Attack):
     """JSMA as an ART evasion attack. See `jsma` for the parameters."""
 
@@ -129,11 +139,4 @@ class JSMA(Attack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if not self.targeted:
-            raise ValueError("targeted must be True: JSMA leads towards a class")
-        if not 0 < abs(self.theta) <= 1:
-            raise ValueError(f"theta must be in [-1, 1] and not 0, not {self.theta}")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], not {self.gamma}")
-        if self.features_per_step < 1:
-            raise ValueError(f"features_per_step must be at least 1, not {self.features_per_step}")
+        _check(self.theta, self.gamma, self.features_per_step, self.targeted)

@@ -73,7 +73,7 @@ def pia(
     seed : int
         Seed of the draws. All samples share them, so that a result does not depend on the samples beside it.
     query_batch : int
-        Images that pass through the network at a time (at least ``samples_per_draw``).
+        Images that pass through the network at a time.
     targeted : bool
         Only True: the attack starts from a target.
 
@@ -84,8 +84,7 @@ def pia(
         itself) is one. ``forwards`` are the queries: about 20, the line search's 3 (``samples_per_draw`` + 1), and
         ``samples_per_draw`` and one or a few per iteration. ``backwards`` are 0.
     """
-    if not targeted:
-        raise ValueError("PIA is a targeted attack: it starts from an input of the target class")
+    _check(eps, sigma, learning_rate, samples_per_draw, top_k, query_batch, targeted)
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, not {tuple(start.shape)}")
     x, x_adv = x.detach(), start.detach().clone()
@@ -242,6 +241,31 @@ def _project(points: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     return points.clamp(x - per_sample(eps, x), x + per_sample(eps, x)).clamp(0, 1)
 
 
+def _check(
+    eps: float,
+    sigma: float | None,
+    learning_rate: float,
+    samples_per_draw: int,
+    top_k: int,
+    query_batch: int,
+    targeted: bool,
+) -> None:
+    if not targeted:
+        raise ValueError("targeted must be True: PIA starts from an input of the target class")
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps must be in [0, 1], not {eps}")
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma must be positive, or None, not {sigma}")
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
+    if samples_per_draw < 2 or samples_per_draw % 2:
+        raise ValueError(f"samples_per_draw must be an even number of at least 2, not {samples_per_draw}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if query_batch < 1:
+        raise ValueError(f"query_batch must be at least 1, not {query_batch}")
+
+
 class PIA(Attack):
     """PIA as an ART evasion attack: ``generate(x, y, start=...)``. See `pia` for the parameters."""
 
@@ -255,17 +279,6 @@ class PIA(Attack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        if not self.targeted:
-            raise ValueError("targeted must be True: PIA starts from an input of the target class")
-        if not 0 <= self.eps <= 1:
-            raise ValueError(f"eps must be in [0, 1], not {self.eps}")
-        if self.sigma is not None and not self.sigma > 0:
-            raise ValueError(f"sigma must be positive, or None, not {self.sigma}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if self.samples_per_draw < 2 or self.samples_per_draw % 2:
-            raise ValueError(f"samples_per_draw must be an even number of at least 2, not {self.samples_per_draw}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if self.query_batch < 1:
-            raise ValueError(f"query_batch must be at least 1, not {self.query_batch}")
+        _check(
+            self.eps, self.sigma, self.learning_rate, self.samples_per_draw, self.top_k, self.query_batch, self.targeted
+        )

@@ -262,7 +262,7 @@ def checksums(dataset: Dataset) -> tuple[str, ...]:
 
 
 def digest(dataset: Dataset, checksums: Sequence[str]) -> str:
-    """Sixteen hex digits that change with any clip's bytes, name, label, fold or source, or with the class names.
+    """Sixteen hex digits that change with any clip's bytes, name, label, fold or source, and with the data set's names.
 
     The order of the clips and the folder they lie in do not matter.
     """
@@ -270,5 +270,5 @@ def digest(dataset: Dataset, checksums: Sequence[str]) -> str:
         (clip.path.name, clip.label, clip.fold, clip.source, checksum)
         for clip, checksum in zip(dataset.clips, checksums, strict=True)
     )
-    content = repr((dataset.classes, dataset.duration, dataset.wavelet_rate, clips))
+    content = repr((dataset.name, dataset.classes, dataset.duration, dataset.wavelet_rate, clips))
     return hashlib.sha256(content.encode()).hexdigest()[:16]

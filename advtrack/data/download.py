@@ -13,7 +13,7 @@ import pooch
 import requests
 
 from advtrack import data
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,12 @@ def _fetch(release: Release, destination: Path) -> Path:
             )
         )
     except requests.RequestException as error:
-        raise InputError(f"cannot download {release.url} ({_reason(error)}): run the command again") from error
+        raise InputError(f"cannot download {release.url} ({reason(error)}): run the command again") from error
     except ValueError as error:  # pooch's word for a wrong checksum
         raise InputError(
             f"{release.url} is not the archive that its publisher states ({release.checksum}): run the command again, "
             "and if that does not help, fetch it by hand"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -146,7 +142,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             raise
         archive.unlink()
         raise InputError(
-            f"what came from the publisher is no archive ({_reason(error)}): run the command again"
+            f"what came from the publisher is no archive ({reason(error)}): run the command again"
         ) from error
 
 

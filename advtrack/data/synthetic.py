@@ -277,5 +277,13 @@ def _write(folder: Path, seed: int) -> None:
 
 
 def load(folder: Path | str) -> Dataset:
-    """Read the clips of a folder that `generate` has written; errors as in `advtrack.data.esc50.load`."""
+    """Read the clips of a folder that `generate` has written.
+
+    Raises
+    ------
+    InputError
+        If it holds other clips, or as in `advtrack.data.esc50.load`.
+    """
+    if not (Path(folder) / "meta" / "synthetic.json").exists():
+        raise InputError(f"--data-dir {folder}: not the generated data set; name yours, as --dataset esc50")
     return esc50.load(folder, name="synthetic")

@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 from advtrack.models.resnet56 import ResNet56
 
 _WEIGHTS = {
@@ -60,7 +60,8 @@ def check_weights(model: str, weights: str) -> None:
     """
     if weights == "imagenet" and model not in _WEIGHTS:
         raise InputError(
-            f"--weights imagenet: {model} has no ImageNet weights; train it from scratch with --weights {model}=none"
+            f"--weights imagenet: {model} has no ImageNet weights; train it from scratch, as in --weights "
+            f"imagenet,{model}=none"
         )
     if weights not in ("imagenet", "none") and not Path(weights).is_file():
         raise InputError(f"--weights {weights}: no such file; give 'imagenet', 'none' or a file of weights")
@@ -168,9 +169,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # every reader has its own exception types; all mean the same to the user
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"--weights {path}: not a state dict in safetensors or torch format without code ({reason})"
+            f"--weights {path}: not a state dict in safetensors or torch format without code ({reason(error)})"
         ) from error
 
 

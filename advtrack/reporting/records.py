@@ -28,6 +28,8 @@ class AttackRecord:
         The largest bound known to miss the target, of a search that bisects: the smallest that reaches it lies above.
     iterations : int
         The budget's iterations.
+    settings : dict of str to float
+        What was found beside them: JSMA's theta, Carlini-Wagner's constant search.
     perturbation : float
         Mean perturbation of the successes at the budget, own norm. If the target was not reached, failures count as
         the largest perturbation that was allowed them; NaN where nothing bounds it.
@@ -56,6 +58,7 @@ class AttackRecord:
     bound: float
     missed_at: float | None
     iterations: int
+    settings: dict[str, float]
     perturbation: float
     l0: float
     l2: float
@@ -88,8 +91,8 @@ class VictimRecord:
         Version of the registered model that was attacked.
     run_id : str
         MLflow run of the training.
-    seed, weights : str
-        Of the training: split and initial weights.
+    settings : dict of str to str
+        Options of the training by name. The two victims of a pair have the same, but for what makes one adversarial.
     attacks : dict of str to AttackRecord
         Finished searches by attack name.
     """
@@ -102,6 +105,5 @@ class VictimRecord:
     fold: int
     version: str
     run_id: str
-    seed: str
-    weights: str
+    settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)

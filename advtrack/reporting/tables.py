@@ -63,7 +63,9 @@ def table_one(
             return Cell(text + ABSENT, mean, missing, details=details)
         drop = _clean(statistics.fmean(100 * (plain.fold_accuracies[k] - robust.fold_accuracies[k]) for k in both))
         details |= {"drop": drop, "drop_folds": len(both)}
-        return Cell(f"{text}{_fixed(drop, 1)} ({len(both)})", mean, details=details)
+        return Cell(
+            f"{text}{_fixed(drop, 1)} ({len(both)})", mean, details=details, notes=_trained_unlike(plain, robust)
+        )
 
     return Table(
         number="I",
@@ -100,7 +102,7 @@ def table_two(
     victims = _by_name(records)
 
     def cell(dataset: str, representation: str, model: str) -> Cell:
-        plain, robust = _pair(victims, dataset, representation, model)
+        plain, robust = _attacked_pair(victims, dataset, representation, model)
         rates: dict[str, float] = {}
         unfinished, notes = [], []
         for attack in attacks:
@@ -121,6 +123,8 @@ def table_two(
             missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
         if not rates:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
+        if plain and robust:
+            notes += _trained_unlike(plain, robust)
         mean = _clean(statistics.fmean(rates.values()))
         text = f"{_fixed(mean, 1)} ({len(rates)}/{len(attacks)})"
         return Cell(text, mean, missing, attacks=tuple(rates), details=rates, notes=tuple(notes))
@@ -159,7 +163,7 @@ def table_three(
     victims = _by_name(records)
 
     def cell(dataset: str, representation: str, model: str) -> Cell:
-        plain, robust = _pair(victims, dataset, representation, model)
+        plain, robust = _attacked_pair(victims, dataset, representation, model)
         ratios: dict[str, float] = {}
         unfinished, notes = [], []
         at_least = False
@@ -173,8 +177,8 @@ def table_three(
             else:
                 ratios[attack] = _clean(above.perturbation / below.perturbation)
                 at_least |= not above.target_reached
-        if ratios and plain and robust and plain.fold != robust.fold:
-            notes.append(f"the two models come from different folds, {plain.fold} and {robust.fold}")
+        if ratios and plain and robust:
+            notes += _trained_unlike(plain, robust)
         missing = None
         if unfinished:
             missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
@@ -280,6 +284,23 @@ def _pair(
     return victims.get((*place, "plain")), victims.get((*place, "adversarial"))
 
 
+def _attacked_pair(
+    victims: Mapping[tuple[str, str, str, str], VictimRecord], dataset: str, representation: str, model: str
+) -> tuple[VictimRecord | None, VictimRecord | None]:
+    """The pair of one cell whose attacks can be compared: a robust victim of another fold is not of this pair."""
+    plain, robust = _pair(victims, dataset, representation, model)
+    return plain, robust if plain and robust and plain.fold == robust.fold else None
+
+
+def _trained_unlike(plain: VictimRecord, robust: VictimRecord) -> tuple[str, ...]:
+    """Say in what else than being adversarial the two trainings differ."""
+    return tuple(
+        f"the two models were trained with other {name.replace('_', ' ')}: {value} and {robust.settings[name]}"
+        for name, value in plain.settings.items()
+        if robust.settings[name] != value
+    )
+
+
 def _next_command(
     victims: Mapping[tuple[str, str, str, str], VictimRecord],
     place: tuple[str, str, str],
@@ -288,7 +309,7 @@ def _next_command(
     command: FillingCommand,
 ) -> str:
     """Name the first step still to be taken: both trainings, then attacks on the plain victim, then on the robust."""
-    plain, robust = _pair(victims, *place)
+    plain, robust = _attacked_pair(victims, *place)
     if plain is None:
         return command(*place, "plain", ())
     if robust is None:

@@ -191,7 +191,7 @@ class _Unfinished:
             [clip.path.name, clip.label, clip.fold, clip.source, file]
             for clip, file in zip(dataset.clips, checksums, strict=True)
         ]
-        content = [VERSION, self.parameters, dataset.classes, clips]
+        content = [VERSION, self.parameters, dataset.name, dataset.classes, clips]
         self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         size = f"{settings.height}x{settings.width}" + ("-augmented" if augment else "")
         self.folder = root / f"{dataset.name}-{representation}-{size}-{self.digest[:8]}"

@@ -23,7 +23,7 @@ from advtrack.representations.image import ImageSettings
 
 logger = logging.getLogger("advtrack")
 
-VERSION = 2  # raised when images or layout change: stores of another version are not read
+VERSION = 3  # raised when images or layout change: stores of another version are not read
 MANIFEST = "manifest.json"
 
 
@@ -161,7 +161,7 @@ def shard_intact(path: Path, items: int, size: tuple[int, int]) -> bool:
             and len(listed) == items
             and all(checksum(one) == item["checksum"] for one, item in zip(stored, listed, strict=True))
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return False
 
 

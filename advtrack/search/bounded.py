@@ -38,7 +38,7 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
         bounds.record(np.array(evidence["attacked"], int), trial.params["eps"], np.array(evidence["success"], bool))
 
     def objective(trial: Trial) -> tuple[float, float]:
-        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=True)
+        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=eps_range.log)
         attacked, success, passes = _probe(network, samples, search, bounds, eps, longest)
         reached = bounds.decision(eps)
         trial.set_user_attr(EVIDENCE, {"attacked": attacked.tolist(), "success": success.tolist()})

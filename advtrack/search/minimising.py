@@ -84,7 +84,7 @@ def _smallest(
     within = success & (norm <= bound)
     others = {name: value for name, value in settings.items() if name != "max_iter"}
     iterations = int(settings.get("max_iter", search.longest()))
-    if search.spec.shorter_runs == "first_success" and within.any():
+    if search.spec.shorter_runs == "first_success" and reached:
         # Every sample within the bound is fooled by its own first success; the last of them sets the iterations.
         iterations = max(1, int(np.array(evidence["first_success"])[within].max()))
     return Budget(bound, iterations, others), within

@@ -181,7 +181,7 @@ class Search:
                 choices[name] = searched.values
         if "max_iter" in choices:
             allowed = tuple(value for value in choices["max_iter"] if value <= self.longest())
-            choices["max_iter"] = allowed or (float(self.longest()),)
+            choices["max_iter"] = allowed or (self.longest(),)
         return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
     def widest(self, x: Tensor) -> float:
@@ -204,12 +204,8 @@ class Search:
         """Run the attack once on these samples."""
         labels = samples.target if self.spec.targets else samples.y
         extra: dict[str, Any] = {"start": samples.start, "seed": self.seed} if self.spec.starts else {}
-        whole = {
-            k: int(v) if float(v).is_integer() and k in ("max_iter", "binary_search_steps") else v
-            for k, v in params.items()
-        }
         return in_batches(
-            self.spec.native, network, samples.x, labels, self.batch_size, targeted=self.spec.targets, **whole, **extra
+            self.spec.native, network, samples.x, labels, self.batch_size, targeted=self.spec.targets, **params, **extra
         )
 
 

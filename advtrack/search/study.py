@@ -10,20 +10,20 @@ from contextlib import contextmanager
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage as Storage
 from optuna.study import Study
 from optuna.trial import TrialState
 from optuna_dashboard import save_note
 from torch import nn
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 from advtrack.search.bounded import search_bound
 from advtrack.search.bounds import successes_needed
 from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.space import NORMS, Budget, BudgetResult, Found, Samples, Search
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str) -> Storage:
     """Open, or create, the storage of studies.
 
     Raises
@@ -34,9 +34,8 @@ def open_storage(url: str) -> BaseStorage:
     try:
         return optuna.storages.get_storage(url)
     except Exception as error:  # each database driver raises its own
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--storage {redacted(url)}: cannot be used ({redacted(reason)}); give an Optuna storage URL"
+            f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
         ) from error
 
 
@@ -49,7 +48,7 @@ def search_budget(
     network: nn.Module,
     samples: Samples,
     search: Search,
-    storage: BaseStorage,
+    storage: Storage,
     study_name: str,
     title: str,
     fresh: bool = False,
@@ -88,7 +87,7 @@ def search_budget(
 
 
 def transferred_fooling_rate(
-    network: nn.Module, samples: Samples, search: Search, budget: Budget, own: BudgetResult, storage: BaseStorage
+    network: nn.Module, samples: Samples, search: Search, budget: Budget, own: BudgetResult, storage: Storage
 ) -> float:
     """Fooling rate of this victim under a budget found on another (table II).
 
@@ -115,7 +114,7 @@ def example(
     return index, outcome.x_adv[0, 0].cpu().numpy()
 
 
-def _open_study(storage: BaseStorage, name: str, seed: int) -> Study:
+def _open_study(storage: Storage, name: str, seed: int) -> Study:
     """Create or join the study. One process searches it at a time: a trial still running is one left by a kill."""
     study = optuna.create_study(
         study_name=name,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from advtrack.errors import InputError
 from advtrack.models.zoo import check_weights
 from advtrack.stages.features import find_store
-from advtrack.stages.train import Training, train_folds, weights_of
-from advtrack.stages.victims import find_victim, recipe
+from advtrack.stages.train import Training, train_folds, weights_digest, weights_of
+from advtrack.stages.victims import find_victim
 from advtrack.tracking import registry
 
 
@@ -19,22 +19,22 @@ def run(options: Training) -> str:
     Raises
     ------
     InputError
-        The plain victims are missing, or its chosen fold would not be trained.
+        The plain victim is missing, is of another seed, other weights or other spectrograms, or its fold would not be
+        trained.
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
     standard = find_victim(options.dataset, options.representation, options.model, registry.STANDARD)
     features_run = options.features_run or standard.tags["features_run"]
     store, _ = find_store(options.dataset, options.representation, features_run=features_run)
-    own = {"store_digest": store.digest, "seed": str(options.seed), "weights": weights}
-    theirs = recipe(standard)
-    for name in ("seed", "weights"):
-        if own[name] != theirs[name]:
+    for option, name, given in (("seed", "seed", options.seed), ("weights", "weights_digest", weights_digest(weights))):
+        if str(given) != standard.tags[name]:
+            wanted = f"--{option} {standard.tags[option]}"
             raise InputError(
-                f"--{name} {own[name]}: {standard}, the plain victim, has --{name} {theirs[name]}, and the two are to "
-                f"differ in nothing but their training; give --{name} {theirs[name]}, or train the plain one again"
+                f"--{option} {getattr(options, option)}: {standard}, the plain victim, has {wanted}, and the two are "
+                f"to differ in nothing but their training; give {wanted}, or train the plain one again"
             )
-    if theirs["store_digest"] != store.digest:
+    if standard.tags["store_digest"] != store.digest:
         raise InputError(
             f"--features-run {features_run}: {standard} was trained on other spectrograms; run first: advtrack train "
             f"--dataset {options.dataset} --representation {options.representation} --model {options.model} "

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import getpass
+import hashlib
 import io
 import json
 import logging
+import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +24,13 @@ from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_fig
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
 from advtrack.search.space import Budget, BudgetResult, Search
-from advtrack.search.study import example, open_storage, redacted, search_budget, transferred_fooling_rate
+from advtrack.search.study import Storage, example, open_storage, redacted, search_budget, transferred_fooling_rate
+from advtrack.stages.alone import alone
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.samples import Struck, strike_list
-from advtrack.stages.victims import find_victim, recipe
+from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -66,74 +72,92 @@ def run(options: Attacking) -> str:
     InputError
         No such victim, or nothing it classifies correctly.
     """
-    version = find_victim(options.dataset, options.representation, options.model, options.victim)
+    version = only_victim(options.dataset, options.representation, options.model, options.victim)
     storage = open_storage(options.storage)
     device = choose_device(options.device)
     victim = checkpoint.load(registry.download(version), device)
     training = victim.description.training
     store, _ = find_store(victim.description.dataset, options.representation, store_digest=training["store_digest"])
     plain = _plain_records(version, options) if training["kind"] == "adversarial" else {}
+    attacked = _Attacked(options, version, victim, store, storage, device)
     keys = {attack: _attack_key(options, attack, victim, plain.get(attack)) for attack in options.attacks}
     tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
     tags |= {"training": training["kind"], "fold": training["fold"], "victim": f"{version.name}/{version.version}"}
     tags |= {"victim_run": version.run_id, "store_digest": store.digest}
-    tags |= {"plain_runs": ",".join(sorted({record.run_id for record, _ in plain.values()}))} if plain else {}
+    tags |= {"plain_runs": ",".join(sorted({record.run_id for record in plain.values()}))} if plain else {}
     params = {**asdict(options), "attacks": ",".join(options.attacks), "device": str(device)}
     params["storage"] = redacted(options.storage)
-    title = f"{version} ({training['kind']})"
     with runs.stage_run(
-        "attack", CODE_VERSION, keys, title=title, params=params, tags=tags, force=options.force
+        "attack", CODE_VERSION, keys, title=attacked.title, params=params, tags=tags, force=options.force
     ) as stage:
-        if stage.reused:
-            _point_at(version, options.attacks, stage)
-            return stage.run_id
-        stage.dataset(victim.description.dataset, store.data_digest, str(store.path))
-        for attack in options.attacks:
-            found = _earlier(attack, keys[attack]) if not options.force else None
-            if found is None:
-                search = _search_of(options, attack)
-                limit = _sample_limit(options, attack)
-                struck = strike_list(victim, store, search.spec, limit, options.seed, device)
-                study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
-                result = search_budget(
-                    victim.network, struck.samples, search, storage, study, f"{attack} on {title}", fresh=options.force
-                )
-                transferred = None
-                if attack in plain:
-                    _, budget = plain[attack]
-                    transferred = transferred_fooling_rate(
-                        victim.network, struck.samples, search, budget, result, storage
-                    )
-                _log_search(stage, result, struck, store, victim, search)
-                plain_run_id = plain[attack][0].run_id if attack in plain else None
-                found = _record(result, search, limit, transferred, plain_run_id, stage.run_id), result.budget
-            record, budget = found
-            _log_record(stage, record, budget, keys[attack])
-            _say(record, str(version))
-    _point_at(version, options.attacks, stage)
+        if not stage.reused:
+            stage.dataset(victim.description.dataset, store.data_digest, str(store.path))
+            for attack in options.attacks:
+                with alone(_lock(options.storage, keys[attack]), f"searches the budget of {attack}"):
+                    record = None if options.force else _earlier(attack, keys[attack])
+                    record = record or _searched(attack, attacked, plain.get(attack), stage)
+                    _log_record(stage, record, keys[attack])
+                _say(record, str(version))
+        # The victim's version names the run that holds its results, found now or before.
+        registry.tag(version, {f"attack.{attack}": stage.run_id for attack in options.attacks})
     return stage.run_id
 
 
-def read_record(run_id: str, attack: str) -> tuple[AttackRecord, Budget]:
+@dataclass(frozen=True)
+class _Attacked:
+    """The victim of a run, and where its searches take place."""
+
+    options: Attacking
+    version: registry.Registered
+    victim: Victim
+    store: SpectrogramSet
+    storage: Storage
+    device: torch.device
+
+    @property
+    def title(self) -> str:
+        """The victim as runs and progress bars name it."""
+        return f"{self.version} ({self.victim.description.training['kind']})"
+
+
+def _searched(attack: str, attacked: _Attacked, plain: AttackRecord | None, stage: runs.StageRun) -> AttackRecord:
+    """Search an attack's budget and log what was seen; ``plain`` is its result on the plain victim, if there is one."""
+    options, victim, version = attacked.options, attacked.victim, attacked.version
+    search = _search_of(options, attack)
+    limit = _sample_limit(options, attack)
+    struck = strike_list(victim, attacked.store, search.spec, limit, options.seed, attacked.device)
+    study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
+    title = f"{attack} on {attacked.title}"
+    result = search_budget(victim.network, struck.samples, search, attacked.storage, study, title, fresh=options.force)
+    transferred = None
+    if plain:
+        budget = Budget(plain.bound, plain.iterations, plain.settings)
+        transferred = transferred_fooling_rate(victim.network, struck.samples, search, budget, result, attacked.storage)
+    _log_search(stage, result, struck, attacked.store, victim, search)
+    return _record(result, search, limit, transferred, plain.run_id if plain else None, stage.run_id)
+
+
+def read_record(run_id: str, attack: str) -> AttackRecord:
     """The result of one attack in a finished run."""
     content = json.loads(runs.read_artifact(run_id, f"{attack}/result.json"))
-    settings = content.pop("settings")
-    record = AttackRecord(**content)
-    return record, Budget(record.bound, record.iterations, settings)
+    # JSON has no NaN, which these are where nothing was fooled.
+    undefined = {name: math.nan for name in ("perturbation", "l0", "l2", "linf") if content[name] is None}
+    return AttackRecord(**{**content, **undefined})
 
 
-def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, tuple[AttackRecord, Budget]]:
+def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
     """The result of each attack against a registered victim, of the search that was asked for last."""
     last = {attack: version.tags.get(f"attack.{attack}") for attack in attacks}
     return {attack: read_record(run_id, attack) for attack, run_id in last.items() if run_id}
 
 
-def _point_at(version: registry.Registered, attacks: Sequence[str], stage: runs.StageRun) -> None:
-    """Let the victim's version name the run that holds its results, found now or before."""
-    registry.tag(version, {f"attack.{attack}": stage.run_id for attack in attacks})
+def _lock(storage: str, key: str) -> Path:
+    """A file that processes of this machine which search the same budget in the same storage have in common."""
+    place = hashlib.sha256(f"{Path.cwd()} {storage} {key}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"advtrack-{getpass.getuser()}" / f"{place}.lock"
 
 
-def _plain_records(version: registry.Registered, options: Attacking) -> dict[str, tuple[AttackRecord, Budget]]:
+def _plain_records(version: registry.Registered, options: Attacking) -> dict[str, AttackRecord]:
     """Results on the plainly trained victim that differs from this one in nothing but its training, by attack."""
     standard = registry.by_alias(version.name, registry.STANDARD)
     if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
@@ -162,13 +186,13 @@ def _study_key(options: Attacking, attack: str, victim: Victim) -> str:
     return runs.resume_key("study", CODE_VERSION, determined)[:6]
 
 
-def _attack_key(options: Attacking, attack: str, victim: Victim, plain: tuple[AttackRecord, Budget] | None) -> str:
+def _attack_key(options: Attacking, attack: str, victim: Victim, plain: AttackRecord | None) -> str:
     determined = {"study": _study_key(options, attack, victim), "trials": options.trials}
-    determined |= {"victim": victim.checkpoint_id, "plain": plain[0].run_id if plain else None}
+    determined |= {"victim": victim.checkpoint_id, "plain": plain.run_id if plain else None}
     return runs.resume_key("search", CODE_VERSION, determined)
 
 
-def _earlier(attack: str, key: str) -> tuple[AttackRecord, Budget] | None:
+def _earlier(attack: str, key: str) -> AttackRecord | None:
     """The same search finished in an earlier, perhaps interrupted, run."""
     for run_ in runs.find({f"key.{attack}": key}):
         logger.info("%s: already searched, reusing run %s", attack, run_.info.run_id)
@@ -193,6 +217,7 @@ def _record(
         bound=result.budget.bound,
         missed_at=result.missed_at,
         iterations=result.budget.iterations,
+        settings=result.budget.settings,
         perturbation=result.perturbation(),
         **result.mean_norms(),
         samples=len(result.success),
@@ -206,17 +231,15 @@ def _record(
     )
 
 
-def _log_record(stage: runs.StageRun, record: AttackRecord, budget: Budget, key: str) -> None:
+def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     """Metrics and the result; the tag comes last and says that the result is whole."""
     metrics = {"fooling_rate": record.fooling_rate, "bound": record.bound, "iterations": record.iterations}
     metrics |= {"perturbation": record.perturbation, "l0": record.l0, "l2": record.l2, "linf": record.linf}
     metrics |= {"samples": record.samples, "passes": record.passes}
     if record.transferred_fooling_rate is not None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
-    stage.metrics(
-        {f"{record.attack}/{name}": float(f"{value:.6g}") for name, value in metrics.items() if value == value}
-    )
-    stage.text(json.dumps({**asdict(record), "settings": budget.settings}, indent=2), f"{record.attack}/result.json")
+    stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
+    stage.json(asdict(record), f"{record.attack}/result.json")
     stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from advtrack.reporting.report import ReportFigure, html_report
 from advtrack.reporting.tables import FillingCommand, per_attack_table, table_one, table_three, table_two
 from advtrack.search.space import longest_run
 from advtrack.stages.attack import find_records
-from advtrack.stages.train import read_folds
+from advtrack.stages.train import DEFAULTS, default_lr, read_folds
 from advtrack.stages.victims import recipe, training_command
 from advtrack.tracking import registry, runs
 
@@ -137,7 +138,7 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
             )
             continue
         accuracies = {fold.fold: fold.test_accuracy for fold in read_folds(version.tags["train_run"])}
-        attacks = {attack: record for attack, (record, _) in find_records(version, TABLE_ATTACKS).items()}
+        attacks, params = find_records(version, TABLE_ATTACKS), runs.get(version.run_id).data.params
         records.append(
             VictimRecord(
                 dataset=dataset,
@@ -148,8 +149,7 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                seed=recipe(version)["seed"],
-                weights=recipe(version)["weights"],
+                settings={name: params[name] for name in DEFAULTS},
                 attacks=attacks,
             )
         )
@@ -164,7 +164,8 @@ def _commands(records: Sequence[VictimRecord]) -> FillingCommand:
         cell = f"--dataset {dataset} --representation {representation} --model {model}"
         beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
         if not attacks:
-            options = _differing({"seed": "0", "weights": "none"}, asdict(beside)) if beside else ""
+            own_lr = str(default_lr(model, beside.settings["weights"])) if beside else ""
+            options = _differing({**DEFAULTS, "lr": own_lr}, beside.settings) if beside else ""
             return training_command(dataset, representation, model, training, options)
         alias = registry.STANDARD if training == "plain" else registry.ROBUST
         options = _search_options([beside.attacks[attack] for attack in attacks]) if beside else ""
@@ -187,7 +188,7 @@ def _search_options(records: Sequence[AttackRecord]) -> str:
 def _differing(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Options whose values are not the defaults, as they are written on a command line."""
     named = ((name.replace("_", "-"), values[name]) for name, default in defaults.items() if values[name] != default)
-    return "".join(f" --{name} {value}" for name, value in named)
+    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named)
 
 
 def _figures(records: Sequence[VictimRecord]) -> list[ReportFigure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from advtrack.tracking import runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,30 @@ def data_folder(options: Features) -> Path:
     )
 
 
-def stores(dataset: str, representation: str, store_digest: str = "") -> dict[str, Path]:
-    """Folders of the stores that are there, by the ``features`` runs that made them, newest first."""
+@dataclass(frozen=True)
+class Made:
+    """A finished store: the ``features`` run that made it, its digest and its folder."""
+
+    run_id: str
+    digest: str
+    folder: Path
+
+
+def stores(dataset: str, representation: str) -> list[Made]:
+    """The stores that are there, newest first; of equal ones the newest."""
+    newest: dict[str, Made] = {}
     tags = {"stage": "features", "dataset": dataset, "representation": representation}
-    tags |= {"store_digest": store_digest} if store_digest else {}
-    made = {run_.info.run_id: Path(runs.tag(run_, "store") or "") for run_ in runs.find(tags, status="FINISHED")}
-    return {run_id: folder for run_id, folder in made.items() if (folder / MANIFEST).exists()}
+    for one in runs.find(tags, status="FINISHED"):
+        made = Made(one.info.run_id, runs.tag(one, "store_digest") or "", Path(runs.tag(one, "store") or ""))
+        if (made.folder / MANIFEST).exists():
+            newest.setdefault(made.digest, made)
+    return list(newest.values())
 
 
 def find_store(
     dataset: str, representation: str, *, features_run: str = "", store_digest: str = ""
 ) -> tuple[SpectrogramSet, str]:
-    """The store that a finished ``features`` run made, and that run.
+    """The store that a finished ``features`` run made, and that run; an equal one made later stands for it.
 
     Parameters
     ----------
@@ -124,23 +137,25 @@ def find_store(
     InputError
         There is none, or there are several to choose from.
     """
-    found = stores(dataset, representation, store_digest)
+    found = stores(dataset, representation)
+    wanted = store_digest
     if features_run:
-        found = {run_id: folder for run_id, folder in found.items() if run_id == features_run}
+        meant = runs.find({"stage": "features", "dataset": dataset, "representation": representation})
+        wanted = next((runs.tag(one, "store_digest") or "" for one in meant if one.info.run_id == features_run), "none")
+    if wanted:
+        found = [one for one in found if one.digest == wanted]
     if not found:
         which = f" of run {features_run}" if features_run else f" with digest {store_digest}" if store_digest else ""
         raise InputError(
             f"no spectrograms of {dataset} as {representation}{which}; run first: "
             + features_command(dataset, representation, store_digest)
         )
-    newest = {folder: run_id for run_id, folder in reversed(found.items())}
-    if len(newest) > 1:
-        candidates = ", ".join(f"{run_id} ({folder.name})" for folder, run_id in newest.items())
+    if len(found) > 1:
+        candidates = ", ".join(f"{one.run_id} ({one.folder.name})" for one in found)
         raise InputError(
             f"several stores of {dataset} as {representation}: choose one with --features-run: {candidates}"
         )
-    ((folder, run_id),) = newest.items()
-    return open_store(folder), run_id
+    return open_store(found[0].folder), found[0].run_id
 
 
 def features_command(dataset: str, representation: str, store_digest: str = "") -> str:
@@ -154,7 +169,7 @@ def features_command(dataset: str, representation: str, store_digest: str = "") 
     for name, default in {**defaults, "skip_bad": "False", "work_dir": "work"}.items():
         value = like[0].data.params.get(name, default)
         if value != default:
-            command += f" --{name.replace('_', '-')} {value}"
+            command += f" --{name.replace('_', '-')} {shlex.quote(value)}"
     reference = like[0].data.params.get("reference_db", "None")
     return command + ("" if reference == "None" else f" --reference {reference}")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from advtrack.data.splits import Split, split
@@ -20,6 +18,7 @@ from advtrack.models.checkpoint import Description, save
 from advtrack.models.zoo import build
 from advtrack.reporting.figures import confusion_figure
 from advtrack.representations.store import SpectrogramSet
+from advtrack.stages.alone import alone
 from advtrack.tracking import registry, runs
 from advtrack.tracking.flavor import log_victim
 from advtrack.training.fit import Epoch, Settings, fit, probabilities
@@ -92,7 +91,7 @@ def trained_fold(task: Task, fold: int, stage: runs.StageRun) -> Fold:
     """The fold as an earlier run left it, or trained now, in a child run of ``stage``."""
     key = runs.resume_key("fold", CODE_VERSION, {**task.key, "fold": fold})
     state = Path(task.work_dir) / "training" / f"{key}.pt"
-    with _alone(state):
+    with alone(state.with_suffix(".lock"), "trains this fold"):
         done = None if task.force else _finished(task, fold, key)
         if done:
             logger.info("%s: fold %d is already trained, reusing run %s", task.name, fold, done.run_id)
@@ -163,22 +162,6 @@ def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
     """``indices`` of originals and of all their pitch-shifted copies: copies are trained on, nothing else."""
     clip = np.cumsum(store.scale == 1.0)  # copies follow their original; names may repeat in other folders
     return np.flatnonzero(np.isin(clip, clip[indices]))
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Keep other processes of this working folder from training the same fold meanwhile."""
-    state.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(state.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("another process trains this fold: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _finished(task: Task, fold: int, key: str) -> Fold | None:

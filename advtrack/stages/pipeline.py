@@ -23,6 +23,7 @@ from advtrack.stages import adversarial_train, attack, compare, features, train
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.train import weights_of
+from advtrack.stages.victims import find_victim
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -98,7 +99,8 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
         for representation, model in cells:
             searching = _chosen(values, "attacks", "target_fooling_rate", "samples", "trials", "max_iter")
             searching |= {"model": model, "representation": representation, "storage": options.storage}
-            for victim in (registry.STANDARD, registry.ROBUST):
+            for alias in (registry.STANDARD, registry.ROBUST):
+                victim = find_victim(values["dataset"], representation, model, alias).version
                 done.append(attack.run(attack.Attacking(victim=victim, **searching, **everywhere)))
         run_id, report = compare.run(
             compare.Comparison(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.stages.attack import find_records
-from advtrack.stages.victims import find_victim
+from advtrack.stages.victims import only_victim
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -37,7 +36,7 @@ def run(options: Promotion) -> str:
     InputError
         A threshold is not met, or the evidence for it is missing; all of them are listed.
     """
-    candidate = find_victim(options.dataset, options.representation, options.model, options.victim)
+    candidate = only_victim(options.dataset, options.representation, options.model, options.victim)
     dataset = candidate.tags["dataset"]
     tags = {"model": options.model, "representation": options.representation, "dataset": dataset}
     tags |= {"victim": f"{candidate.name}/{candidate.version}", "victim_run": candidate.run_id}
@@ -46,7 +45,7 @@ def run(options: Promotion) -> str:
         "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=tags, force=True
     ) as stage:
         accuracy = float(candidate.tags["accuracy"])
-        found = {attack: record for attack, (record, _) in find_records(candidate, TABLE_ATTACKS).items()}
+        found = find_records(candidate, TABLE_ATTACKS)
         if candidate.tags["training"] == "plain":
             rates = {attack: record.fooling_rate for attack, record in found.items()}
         else:
@@ -56,7 +55,7 @@ def run(options: Promotion) -> str:
         stage.dataset(*victim_data)
         stage.tags({"lineage": ",".join(sorted({candidate.run_id, *(record.run_id for record in found.values())}))})
         evidence = {attack: asdict(record) for attack, record in found.items()}
-        stage.text(json.dumps({"accuracy": accuracy, "attacks": evidence}, indent=2), "evidence.json")
+        stage.json({"accuracy": accuracy, "attacks": evidence}, "evidence.json")
         stage.metrics({"accuracy": accuracy, **{f"{attack}/fooling_rate": rate for attack, rate in rates.items()}})
         unmet = []
         if accuracy < options.min_accuracy:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from advtrack.errors import InputError
 from advtrack.models import MODELS
@@ -25,6 +25,11 @@ logger = logging.getLogger("advtrack")
 #: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
 DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
+#: The options that a plain and a robust victim have in common, with the values they have unless told otherwise.
+DEFAULTS = {
+    "seed": "0", "weights": "none", "epochs": "30", "patience": "0", "batch_size": "32", "lr": "0.0",
+    "augmentation": "all", "precision": "fp32",
+}  # fmt: skip
 _FINE_TUNING_LR = 2e-4
 
 
@@ -64,6 +69,19 @@ class Training:
     def stage(self) -> str:
         """Name of the entry point."""
         return "train" if self.eps is None else "adv-train"
+
+
+def check(options: Training) -> None:
+    """Refuse what cannot be trained, before anything is.
+
+    Raises
+    ------
+    InputError
+        Weights the model cannot have, no spectrograms to train on, or images too small for the model.
+    """
+    check_weights(options.model, weights_of(options.model, options.weights))
+    store, _ = find_store(options.dataset, options.representation, features_run=options.features_run)
+    check_size(options.model, *store.shape[1:])
 
 
 def run(options: Training) -> str:
@@ -106,9 +124,10 @@ def train_folds(
     check_size(options.model, *store.shape[1:])
     settings = _settings(options, weights)
     # What one fold's weights depend on: the number of folds is not among it, so more can be added later.
-    determined = {"store": store.digest, "model": options.model, "weights": _weights_key(weights), **asdict(settings)}
+    determined = {"store": store.digest, "model": options.model, "weights": weights_digest(weights), **asdict(settings)}
     tags = {"dataset": options.dataset, "representation": options.representation, "model": options.model}
     tags |= {"training": options.kind, "store_digest": store.digest, "features_run": features_run}
+    tags |= {"weights": weights, "weights_digest": weights_digest(weights)}
     if standard:
         tags |= {"standard": f"{standard.name}/{standard.version}", "standard_run": standard.run_id}
     device = choose_device(options.device)
@@ -140,8 +159,9 @@ def train_folds(
             stage.dataset(options.dataset, store.data_digest, str(store.path))
             folds = [trained_fold(task, number, stage) for number in range(options.folds)]
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
-            accuracies = np.array([fold.test_accuracy for fold in folds])
-            stage.metrics({"test_accuracy": accuracies.mean(), "test_accuracy_std": accuracies.std()})
+            accuracies = [fold.test_accuracy for fold in folds]
+            spread = {"test_accuracy_std": statistics.stdev(accuracies)} if len(folds) > 1 else {}
+            stage.metrics({"test_accuracy": statistics.fmean(accuracies), **spread})
         best = max(folds, key=lambda fold: fold.stop_accuracy)
         chosen = best if fold_of_alias is None else folds[fold_of_alias]
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
@@ -186,14 +206,17 @@ def _point(alias: str, task: Task, number: str, run_id: str) -> None:
     registry.set_alias(version, alias)
 
 
+def default_lr(model: str, weights: str) -> float:
+    """The peak learning rate of a model unless told otherwise."""
+    return _FINE_TUNING_LR if weights != "none" else DEFAULT_LR.get(model, _OTHER_LR)
+
+
 def _settings(options: Training, weights: str) -> Settings:
-    own_lr = _FINE_TUNING_LR if weights != "none" else DEFAULT_LR.get(options.model, _OTHER_LR)
-    lr = options.lr or own_lr
     return Settings(
         epochs=options.epochs,
         patience=options.patience,
         batch_size=options.batch_size,
-        lr=lr,
+        lr=options.lr or default_lr(options.model, weights),
         seed=options.seed,
         eps=options.eps,
         alpha=Settings.alpha if options.eps is None else options.alpha,  # plain training does not depend on it
@@ -202,9 +225,9 @@ def _settings(options: Training, weights: str) -> Settings:
     )
 
 
-def _weights_key(weights: str) -> str:
-    """A file of weights counts by its state, not its name alone."""
+def weights_digest(weights: str) -> str:
+    """What tells initial weights apart: a file counts by its bytes, wherever it lies."""
     if weights in ("none", "imagenet"):
         return weights
-    state = Path(weights).stat()
-    return f"{Path(weights).absolute()} {state.st_size} {state.st_mtime_ns}"
+    with Path(weights).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

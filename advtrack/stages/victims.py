@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from advtrack.errors import InputError
 from advtrack.reporting.records import Training
 from advtrack.stages.features import features_command, stores
-from advtrack.tracking import registry, runs
+from advtrack.tracking import registry
 
 
 def find_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:
@@ -27,7 +28,32 @@ def find_victim(dataset: str, representation: str, model: str, victim: str) -> r
     dataset = registry.dataset_of(dataset, representation, model)
     training: Training = "adversarial" if victim == registry.ROBUST else "plain"
     command = training_command(dataset, representation, model, training)
+    if victim == registry.CHAMPION:
+        command = f"advtrack promote --dataset {dataset} --representation {representation} --model {model}"
     return registry.resolve(registry.model_name(dataset, representation, model), victim, command)
+
+
+def only_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:
+    """Find a victim as `find_victim` does, where an alias must leave no doubt.
+
+    Raises
+    ------
+    InputError
+        As there; or victims of the same kind were trained on other spectrograms (another image size, other clips) too.
+    """
+    found = find_victim(dataset, representation, model, victim)
+    if victim.isdigit():
+        return found
+    kinds: dict[str, registry.Registered] = {found.tags["store_digest"]: found}
+    for one in registry.versions(found.name):  # newest first
+        if one.tags["training"] == found.tags["training"]:
+            kinds.setdefault(one.tags["store_digest"], one)
+    if len(kinds) > 1:
+        listed = ", ".join(f"{one.version} ({one.tags['height']} x {one.tags['width']})" for one in kinds.values())
+        raise InputError(
+            f"--victim {victim}: {found.name} has victims on several sets of spectrograms; say which version: {listed}"
+        )
+    return found
 
 
 def training_command(dataset: str, representation: str, model: str, training: Training, options: str = "") -> str:
@@ -37,12 +63,11 @@ def training_command(dataset: str, representation: str, model: str, training: Tr
     found = stores(dataset, representation)
     if not found:
         return f"{features_command(dataset, representation)} && {train}"
-    if len(set(found.values())) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
+    if len(found) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
         return train
-    return f"{train} --features-run {next(iter(found))}"
+    return f"{train} --features-run {found[0].run_id}"
 
 
 def recipe(version: registry.Registered) -> dict[str, str]:
     """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
-    params = runs.get(version.run_id).data.params
-    return {"store_digest": version.tags["store_digest"], "seed": params["seed"], "weights": params["weights"]}
+    return {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest")}

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
+from advtrack.tracking.runs import whole
 
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
@@ -82,14 +83,14 @@ def version(name: str, number: str) -> Registered | None:
 
 def versions(name: str) -> list[Registered]:
     """All versions of a registered model, newest first."""
-    found = MlflowClient().search_model_versions(f"name='{name}'")
+    found = whole(lambda page: MlflowClient().search_model_versions(f"name='{name}'", page_token=page))
     return sorted((_registered(v) for v in found), key=lambda v: -int(v.version))
 
 
 def datasets_of(representation: str, model: str) -> list[str]:
     """Data sets that have a registered model for this representation and network."""
     suffix = f"-{representation}-{model}"
-    names = [registered.name for registered in MlflowClient().search_registered_models(max_results=1000)]
+    names = [one.name for one in whole(lambda page: MlflowClient().search_registered_models(page_token=page))]
     return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
 
 
@@ -131,8 +132,9 @@ def resolve(name: str, victim: str, command: str) -> Registered:
         if found := version(name, victim):
             return found
         numbers = ", ".join(one.version for one in versions(name))
-        known = f"versions {numbers}" if numbers else "no versions"
-        raise InputError(f"--victim {victim}: {name} has {known}; run first: {command}")
+        if numbers:
+            raise InputError(f"--victim {victim}: {name} has the versions {numbers}; choose one of them")
+        raise InputError(f"--victim {victim}: {name} has no versions; run first: {command}")
     if found := by_alias(name, victim):
         return found
     raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; run first: {command}")

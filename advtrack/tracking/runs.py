@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +22,11 @@ import mlflow
 import psutil
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 
 logger = logging.getLogger("advtrack")
 
@@ -61,9 +63,26 @@ def connect() -> None:
     except InputError:
         raise
     except Exception as error:  # MLflow lets each database driver's own through
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"the MLflow tracking store {uri} cannot be used ({reason}); start it, or set MLFLOW_TRACKING_URI"
+            f"the MLflow tracking store {uri} cannot be used ({reason(error)}); start it, or set MLFLOW_TRACKING_URI"
+        ) from error
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say in one line that the tracking store failed in the middle of the work.
+
+    Raises
+    ------
+    InputError
+        It failed; what is done so far is kept, and the same command goes on with it.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        raise InputError(
+            f"the MLflow tracking store {mlflow.get_tracking_uri()} failed ({reason(error)}); once it answers, run the "
+            "command again: it goes on where it was"
         ) from error
 
 
@@ -159,6 +178,10 @@ class StageRun:
         """Log an artifact from its text."""
         MlflowClient().log_text(self.run_id, content, path)
 
+    def json(self, content: Any, path: str) -> None:
+        """Log an artifact of plain values; numbers that JSON does not know become null."""
+        self.text(json.dumps(_finite(content), indent=2, allow_nan=False), path)
+
     def data(self, content: bytes, path: str) -> None:
         """Log an artifact from its bytes."""
         with TemporaryDirectory() as folder:
@@ -218,10 +241,10 @@ def stage_run(
     if done:
         earlier = done[0].info.run_id
         logger.info("%s: already done, reusing run %s", stage, earlier)
-        if attached:
-            with _closing(StageRun(attached)) as run:
+        with _closing(StageRun(attached)) if attached else nullcontext() as run:
+            if run:
                 run.tags({"stage": stage, "reused_from": earlier})
-        yield StageRun(earlier, reused=True)
+            yield StageRun(earlier, reused=True)
         return
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
@@ -243,10 +266,11 @@ def umbrella(stage: str) -> Iterator[None]:
         yield
 
 
-def explain(stage: str, error: Exception) -> None:
-    """Tell the run that ``mlflow run`` made, if a stage failed before it took that run over."""
+def explain(stage: str, message: str) -> None:
+    """Tell the run that ``mlflow run`` made, if a command failed before its stage took that run over."""
     if attached := os.environ.pop("MLFLOW_RUN_ID", None):
-        StageRun(attached).tags({"stage": stage, "failure": str(error)[:500]})
+        with suppress(MlflowException):  # the store itself may be what failed, and that has been said
+            StageRun(attached).tags({"stage": stage, "failure": message[:500]})
 
 
 def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
@@ -260,10 +284,20 @@ def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
     clauses = [f"tags.`{_PREFIX}{name}` = '{value}'" for name, value in tags.items()]
     if status:
         clauses.append(f"attributes.status = '{status}'")
-    client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, " and ".join(clauses), order_by=["attributes.start_time DESC"])
+    client, query, newest = MlflowClient(), " and ".join(clauses), ["attributes.start_time DESC"]
+    experiments = [one.experiment_id for one in whole(lambda page: client.search_experiments(page_token=page))]
+    found = whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
     return [run for run in found if _PREFIX + "reused_from" not in run.data.tags]
+
+
+def whole(search: Callable[[str | None], PagedList[Any]]) -> list[Any]:
+    """All that a search of MLflow finds, page by page."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
 
 
 def get(run_id: str) -> Run:
@@ -309,6 +343,15 @@ def _interrupted(tags: Mapping[str, str]) -> str | None:
     return None
 
 
+def _finite(content: Any) -> Any:
+    """Plain values with None for NaN and infinity."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def _process() -> dict[str, Any]:
     """Tags that tell whether a run's process lives: in a container the same number soon belongs to another."""
     return {"pid": os.getpid(), "pid_since": psutil.Process().create_time(), "host": socket.gethostname()}
@@ -318,8 +361,16 @@ def _reap() -> None:
     """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
     for run in find({"host": socket.gethostname()}, status="RUNNING"):
         pid, since = tag(run, "pid"), tag(run, "pid_since")
-        if pid and not (psutil.pid_exists(int(pid)) and str(psutil.Process(int(pid)).create_time()) == since):
+        if pid and since and not _lives(int(pid), float(since)):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
+
+
+def _lives(pid: int, since: float) -> bool:
+    """Whether a process is there that began at this time, which follows the system's clock when that is set."""
+    try:
+        return abs(psutil.Process(pid).create_time() - since) < 2
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
@@ -331,6 +382,8 @@ def _closing(run: StageRun) -> Iterator[StageRun]:
     except KeyboardInterrupt:
         client.set_terminated(run.run_id, status="KILLED")
         raise
+    except MlflowException:
+        raise  # the store that failed cannot be told; the run is closed by the next command
     except BaseException as error:
         run.tags({"failure": str(error)[:500] or type(error).__name__})
         client.set_terminated(run.run_id, status="FAILED")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -28,6 +28,11 @@ class Images(Protocol):
     @property
     def y(self) -> np.ndarray:
         """Labels, int64, shape (N,)."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Class names, which the labels index."""
         ...
 
     def images(self, indices: np.ndarray) -> np.ndarray:
@@ -144,7 +149,7 @@ def fit(
     while len(history) < settings.epochs and not _out_of_patience(history, settings.patience):
         number = len(history) + 1
         train_loss = _train_epoch(network, data, train, settings, number, optimiser, schedule, device)
-        stop_loss, stop_accuracy = _evaluate(network, data, stop, device)
+        stop_loss, stop_accuracy = _evaluate(network, data, stop)
         history.append(Epoch(number, train_loss, stop_loss, stop_accuracy))
         if _best(history) is history[-1]:
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -243,18 +248,17 @@ def _train_epoch(
     """One pass over ``train``; its mean loss."""
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
     torch.manual_seed(settings.seed * 100_003 + number)  # dropout draws from the global generator
-    classes = int(data.y.max()) + 1
     order = train[torch.randperm(len(train), generator=generator).numpy()]
     network.train()
-    total = torch.zeros((), device=device)
+    total, seen = torch.zeros((), device=device), 0
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
-        if len(batch) == 1 and start:  # BatchNorm cannot normalise a lone sample
+        if len(batch) == 1 and start:  # BatchNorm cannot normalise a lone sample where its map is 1 x 1
             schedule.step()
             continue
         x = torch.from_numpy(data.images(batch)).to(device)
         y = torch.from_numpy(data.y[batch]).to(device)
-        labels = functional.one_hot(y, classes).to(x.dtype)
+        labels = functional.one_hot(y, len(data.classes)).to(x.dtype)
         if settings.augmentation != "none":
             x = roll(x, generator)
         if settings.augmentation == "all":
@@ -274,13 +278,14 @@ def _train_epoch(
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
         total += value.detach() * len(batch)
-    mean = float(total) / len(order)
+        seen += len(batch)
+    mean = float(total) / seen
     if not np.isfinite(mean):
         raise InputError(f"the loss is not finite in epoch {number} (--lr {settings.lr:g}): lower the learning rate")
     return mean
 
 
-def _evaluate(network: nn.Module, data: Images, indices: np.ndarray, device: torch.device) -> tuple[float, float]:
+def _evaluate(network: nn.Module, data: Images, indices: np.ndarray) -> tuple[float, float]:
     """Cross-entropy and accuracy on ``indices``."""
     scores, y = probabilities(network, data, indices), data.y[indices]
     loss = -np.log(np.maximum(scores[np.arange(len(y)), y], 1e-12)).mean()

@@ -35,7 +35,7 @@ def saliency_by_hand(network, x, t, theta):
 def jsma_by_hand(network, x, t, theta, gamma, features_per_step, max_iter):
     """The iterates of one input, the input first."""
     iterates, changed = [x], set()
-    while len(iterates) <= max_iter and len(changed) < int(gamma * x.numel()):
+    while len(iterates) <= max_iter and (len(changed) + 1) / x.numel() <= gamma:
         current = iterates[-1]
         if network(current[None]).argmax() == t:
             break
@@ -45,7 +45,7 @@ def jsma_by_hand(network, x, t, theta, gamma, features_per_step, max_iter):
             break
         stepped = current.flatten().clone()
         for i in ranked[:features_per_step]:
-            if i in changed or len(changed) < int(gamma * x.numel()):
+            if i in changed or (len(changed) + 1) / x.numel() <= gamma:
                 stepped[i] = min(max(stepped[i].item() + theta, 0.0), 1.0)
                 changed.add(i)
         iterates.append(stepped.view_as(x))
@@ -74,7 +74,7 @@ def test_gamma_bounds_the_features_that_change(attacked):
     network, x, t = attacked
     for gamma in (0.05, 0.1, 0.2, 0.5):
         outcome = jsma(network, x, t, theta=0.1, gamma=gamma, features_per_step=3)
-        assert outcome.l0.max() <= int(gamma * 16)
+        assert outcome.l0.max() / 16 <= gamma
     none = jsma(network, x, t, gamma=0.05)
     assert torch.equal(none.x_adv, x) and not none.backwards.any()
 

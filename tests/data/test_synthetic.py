@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -56,3 +57,10 @@ def test_another_folder_is_not_touched(folder, tmp_path):
         synthetic.generate(folder, seed=1)
     with pytest.raises(InputError, match=r"mine\.txt"):
         synthetic.generate(tmp_path / "mine.txt" / "below")
+
+
+def test_other_clips_do_not_pass_for_it(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / "meta" / "synthetic.json").unlink()
+    with pytest.raises(InputError, match=r"not the generated data set; name yours, as --dataset esc50"):
+        data.load("synthetic", other)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from mlflow.tracking import MlflowClient
 
 from advtrack.data import synthetic
 from advtrack.tracking import runs
@@ -107,8 +108,8 @@ def test_samples_that_are_no_numbers(empty, copy):
 )
 def test_options_are_checked_before_anything_runs(untouched, arguments, word):
     result = untouched.advtrack(*arguments)
-    assert result.exit_code == 2
-    assert word in result.output.splitlines()[-1]
+    one_line(result, word)
+    assert len(result.output.splitlines()) == 1
     assert not (untouched.folder / "mlflow.db").exists()
 
 
@@ -161,16 +162,23 @@ def test_passwords_are_not_repeated(empty):
     assert "secret" not in result.output
 
 
-def test_imagenet_weights_for_resnet56_are_refused_before_anything_trains(empty):
-    one_line(empty.advtrack("train", "--model", "resnet56", "--weights", "imagenet"), "resnet56=none")
+def test_all_networks_are_checked_before_the_first_trains(empty, clips):
+    extract(empty, clips)  # 16 x 16
+    train = ["train", "--dataset", "esc50", "--model", "all", "--epochs", "1"]
+    one_line(empty.advtrack(*train), "alexnet cannot take images of 16 x 16")
+    wide = ["features", "--dataset", "esc50", "--data-dir", str(clips), "--height", "64", "--width", "64", "--force"]
+    assert empty.advtrack(*wide, "--work-dir", "wide").exit_code == 0
+    (run,) = [run for run in runs.find({"stage": "features"}) if runs.tag(run, "height") == "64"]
+    refused = empty.advtrack(*train, "--features-run", run.info.run_id, "--weights", "none,resnet56=imagenet")
+    one_line(refused, "--weights imagenet,resnet56=none")
+    assert not runs.find({"stage": "train"})
 
 
-def test_a_storage_that_cannot_be_used(empty):
-    from advtrack.errors import InputError
-    from advtrack.search.study import open_storage
-
-    with pytest.raises(InputError, match="--storage"):
-        open_storage("nonsense://here")
+def test_bad_usage_is_told_to_the_run_that_mlflow_made(empty, monkeypatch):
+    made = MlflowClient().create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    one_line(empty.advtrack("adv-train", "--eps", "notafloat"), "'notafloat' is not a valid number")
+    assert "notafloat" in runs.tag(runs.get(made), "failure")
 
 
 def test_a_tracking_server_that_is_down_is_named(tmp_path):

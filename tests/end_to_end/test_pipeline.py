@@ -11,7 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.data import clip, load
+from advtrack.data import clip
 from advtrack.tracking import registry, runs
 from advtrack.training.fit import probabilities
 
@@ -183,11 +183,3 @@ def test_predictions_of_a_victim_are_those_of_its_network(finished):
     test = split_store(store, 0).test
     accuracy = (probabilities(victim.network, store, test).argmax(1) == store.y[test]).mean()
     assert accuracy == pytest.approx(float(version.tags["accuracy"]), abs=1e-4)
-
-
-def test_generated_clips_are_an_esc50_folder(finished):
-    place, _ = finished
-    assert (
-        load("esc50", place.folder / "work" / "synthetic").classes
-        == load("synthetic", place.folder / "work" / "synthetic").classes
-    )

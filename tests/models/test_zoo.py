@@ -190,7 +190,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, by):
 
 
 def test_weights_that_cannot_be_are_refused_beforehand(tmp_path):
-    with pytest.raises(InputError, match=r"resnet56 has no ImageNet weights.*--weights resnet56=none"):
+    with pytest.raises(InputError, match=r"resnet56 has no ImageNet weights.*--weights imagenet,resnet56=none"):
         check_weights("resnet56", "imagenet")
     with pytest.raises(InputError, match="nowhere: no such file"):
         check_weights("alexnet", str(tmp_path / "nowhere"))

@@ -21,7 +21,27 @@ from advtrack.reporting.figures import (
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 
 FOUND = AttackRecord(
-    "bim_a", "linf", True, 0.9, 0.92, 0.01, 0.009, 40, 0.008, 900.0, 0.2, 0.008, 50, 0, 0, 100, None, None, "run", 1000
+    "bim_a",
+    "linf",
+    True,
+    0.9,
+    0.92,
+    0.01,
+    0.009,
+    40,
+    {},
+    0.008,
+    900.0,
+    0.2,
+    0.008,
+    50,
+    0,
+    0,
+    100,
+    None,
+    None,
+    "run",
+    1000,
 )
 
 
@@ -44,8 +64,7 @@ def victim(training: Training, *attacks: AttackRecord) -> VictimRecord:
         0,
         "1",
         "run",
-        "0",
-        "none",
+        {"seed": "0"},
         {record.attack: record for record in attacks},
     )
 

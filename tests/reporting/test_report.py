@@ -24,11 +24,11 @@ def command(dataset: str, representation: str, model: str, training: Training, a
 def victim(dataset: str, model: str, training: Training, accuracy: float, perturbation: float) -> VictimRecord:
     transferred = 0.438 if training == "adversarial" else None
     found = AttackRecord(
-        "bim_a", "linf", True, 0.9, 0.925, 0.0125, 0.012, 40, perturbation, 900, 0.25, 0.01, 80,
+        "bim_a", "linf", True, 0.9, 0.925, 0.0125, 0.012, 40, {}, perturbation, 900, 0.25, 0.01, 80,
         0, 0, 100, transferred, "run", "run", 6400,
     )  # fmt: skip
     accuracies = {0: accuracy, 1: accuracy + 0.016}
-    return VictimRecord(dataset, "stft", model, training, accuracies, 0, "1", "run", "0", "none", {"bim_a": found})
+    return VictimRecord(dataset, "stft", model, training, accuracies, 0, "1", "run", {"seed": "0"}, {"bim_a": found})
 
 
 def records(dataset: str) -> list[VictimRecord]:

@@ -33,6 +33,7 @@ def attack(name: str, perturbation: float, transferred: float | None = None, **c
         bound=0.0125,
         missed_at=0.012,
         iterations=40,
+        settings={},
         perturbation=perturbation,
         l0=2048.4,
         l2=0.25,
@@ -61,8 +62,7 @@ def victim(
         fold=0,
         version="1",
         run_id=f"run-{representation}-{model}-{training}",
-        seed="0",
-        weights="none",
+        settings=dict.fromkeys(("seed", "epochs"), "0"),
         attacks={record.attack: record for record in attacks},
     )
 
@@ -214,10 +214,21 @@ def test_searches_that_do_not_belong_together_are_left_out(change: dict[str, Any
     assert "differ" in cell.notes[0]
 
 
-def test_different_folds_are_noted() -> None:
+@pytest.mark.parametrize("table", [table_two, table_three])
+def test_a_robust_victim_of_another_fold_makes_no_pair(table: Any) -> None:
     records = [RECORDS[0], replace(RECORDS[1], fold=3)]
-    cell = cells(table_three(records, ROWS, MODELS, ATTACKS, command))[0][0]
-    assert cell.notes == ("the two models come from different folds, 0 and 3",)
+    cell = cells(table(records, ROWS, MODELS, ATTACKS, command))[0][0]
+    assert cell.value is None and cell.missing == "fill esc10 stft alexnet adversarial"
+
+
+def test_trainings_that_differ_otherwise_are_noted() -> None:
+    records = [RECORDS[0], replace(RECORDS[1], settings={"seed": "0", "epochs": "60"})]
+    for table in (
+        table_one(records, ROWS, MODELS, command),
+        table_two(records, ROWS, MODELS, ATTACKS, command),
+        table_three(records, ROWS, MODELS, ATTACKS, command),
+    ):
+        assert "the two models were trained with other epochs: 0 and 60" in cells(table)[0][0].notes
 
 
 def test_a_rate_under_a_budget_that_has_changed_since_is_left_out() -> None:

@@ -2,15 +2,19 @@
 
 import csv
 import io
+import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget, BudgetResult, Search
 from advtrack.stages import attack as stage
 from advtrack.stages.attack import Attacking
+from advtrack.tracking import runs
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_a_result_is_also_of_the_trials_and_the_plain_budget(victim):
     keys = {
         stage._attack_key(options(trials=trials), "bim_a", victim, plain)
         for trials in (9, 10)
-        for plain in (None, (SimpleNamespace(run_id="one"), None), (SimpleNamespace(run_id="another"), None))
+        for plain in (None, SimpleNamespace(run_id="one"), SimpleNamespace(run_id="another"))
     }
     assert len(keys) == 6
 
@@ -95,6 +99,18 @@ def test_a_record_is_the_result():
     assert (record.target_reached, record.fooling_rate, record.transferred_fooling_rate) == (False, 0.5, 0.25)
     assert (record.l0, record.l2, record.linf) == (1, 2, 0.1) and record.perturbation == pytest.approx(0.2)
     assert (record.samples, record.passes, record.run_id) == (2, 40, "run")
+
+
+def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
+    with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
+        record = AttackRecord(
+            "jsma", "l0", False, 0.9, 0.0, 64.0, None, 9, {"theta": 1.0}, 9.0, math.nan, math.nan, math.nan,
+            4, 0, 0, 9, None, None, "r", 72,
+        )  # fmt: skip
+        stage._log_record(run, record, "key")
+    found = stage.read_record(run.run_id, "jsma")
+    assert math.isnan(found.l2) and replace(found, l0=0, l2=0, linf=0) == replace(record, l0=0, l2=0, linf=0)
+    json.loads(runs.read_artifact(run.run_id, "jsma/result.json"), parse_constant=lambda name: 1 / 0)
 
 
 def test_a_table_has_all_columns_of_all_rows():

@@ -4,7 +4,7 @@ import pytest
 
 from advtrack.data import synthetic
 from advtrack.errors import InputError
-from advtrack.stages.features import Features, find_store, run
+from advtrack.stages.features import Features, features_command, find_store, run
 from advtrack.tracking import runs
 
 
@@ -42,7 +42,7 @@ def test_a_forced_or_mended_store_is_found_by_its_older_run_too(extract, caplog)
     assert forced != first
     assert find_store("synthetic", "stft")[1] == forced
     spectrograms, made_by = find_store("synthetic", "stft", features_run=first)
-    assert made_by == first
+    assert made_by == forced  # an equal one
 
     shard = next(spectrograms.path.glob("*.npy"))
     content = bytearray(shard.read_bytes())
@@ -61,3 +61,34 @@ def test_several_stores_are_listed_and_chosen_from(extract):
     assert find_store("synthetic", "stft", features_run=large)[0].shape == (1, 12, 8)
     with pytest.raises(InputError, match="of run nowhere; run first: advtrack features"):
         find_store("synthetic", "stft", features_run="nowhere")
+
+
+def test_equal_stores_in_two_folders_are_one(extract):
+    extract("stft")
+    newest = extract("stft", work_dir="elsewhere")["stft"]
+    store, made_by = find_store("synthetic", "stft")
+    assert made_by == newest and "elsewhere" in str(store.path)
+
+
+def test_the_same_clips_under_another_name_are_another_data_set(extract):
+    """Generated clips lie in the ESC-50 layout: what is found for one name must not pass for the other."""
+    extract("stft")
+    (run_id,) = extract("stft", dataset="esc50").values()
+    assert find_store("esc50", "stft")[1] == run_id
+
+
+def test_an_empty_shard_is_found_and_made_again(extract, caplog):
+    extract("stft")
+    store, _ = find_store("synthetic", "stft")
+    shard = next(store.path.glob("*.npy"))
+    whole = shard.read_bytes()
+    shard.write_bytes(b"")
+    extract("stft")
+    assert f"{shard.name} is damaged" in caplog.text and shard.read_bytes() == whole
+
+
+def test_commands_quote_what_a_shell_would_split(extract, clips, tmp_path):
+    spaced = tmp_path / "my clips"
+    spaced.symlink_to(clips)
+    extract("stft", data_dir=str(spaced))
+    assert f"--data-dir '{spaced}'" in features_command("synthetic", "dwt")

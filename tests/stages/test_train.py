@@ -10,7 +10,7 @@ import pytest
 from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
 from advtrack.stages import fold
-from advtrack.stages.train import Training, train_folds
+from advtrack.stages.train import Training, train_folds, weights_digest
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
 from advtrack.training import fit
@@ -78,7 +78,9 @@ def test_a_fold_that_could_not_be_registered_is_not_trained_again(train, epochs,
     (fold,) = runs.find({"stage": "fold"})
     assert fold.info.run_id == failed.info.run_id and fold.info.status == "FINISHED"
     assert [version.version for version in registry.versions(NAME)] == ["1"]
-    assert recipe(registry.by_alias(NAME, "standard")) == {"store_digest": "digest", "seed": "0", "weights": "none"}
+    assert recipe(registry.by_alias(NAME, "standard")) == {
+        "store_digest": "digest", "seed": "0", "weights_digest": "none",
+    }  # fmt: skip
 
 
 def test_a_run_stays_unfinished_until_its_version_is_known(train, monkeypatch):
@@ -153,3 +155,12 @@ def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
         train()
     second[0].join()
     assert [version.version for version in registry.versions(NAME)] == ["2", "1"]
+
+
+def test_a_file_of_weights_counts_by_its_bytes(tmp_path):
+    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
+    first.write_bytes(b"one")
+    second.write_bytes(b"one")
+    assert weights_digest(str(first)) == weights_digest(str(second))
+    second.write_bytes(b"two")
+    assert weights_digest(str(first)) != weights_digest(str(second))

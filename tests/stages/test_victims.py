@@ -4,7 +4,7 @@ import pytest
 
 from advtrack.errors import InputError
 from advtrack.stages.features import features_command
-from advtrack.stages.victims import find_victim, training_command
+from advtrack.stages.victims import find_victim, only_victim, training_command
 from advtrack.tracking import runs
 
 STFT = "--dataset esc50 --representation stft"
@@ -47,6 +47,23 @@ def test_a_missing_victim_names_all_that_makes_it(store, dataset, victim, expect
     with pytest.raises(InputError, match="no registered victim") as caught:
         find_victim(dataset, "stft", "alexnet", victim)
     assert str(caught.value).endswith(f"run first: {expected}")
+
+
+def test_an_alias_is_in_doubt_once_two_image_sizes_are_there(registered):
+    size = {"training": "plain", "height": 32, "width": 32}
+    small = registered(alias="standard", store_digest="small", **size)
+    assert only_victim("auto", "stft", "alexnet", "standard") == small
+    registered(alias="robust", store_digest="large", training="adversarial")
+    assert only_victim("auto", "stft", "alexnet", "standard") == small
+    large = registered(alias="standard", store_digest="large", **size)
+    with pytest.raises(InputError, match=r"say which version: 3 \(\d+ x \d+\), 1 \("):
+        only_victim("auto", "stft", "alexnet", "standard")
+    assert only_victim("auto", "stft", "alexnet", large.version) == large
+
+
+def test_a_missing_champion_is_promoted_not_trained(store):
+    with pytest.raises(InputError, match=r"@champion; run first: advtrack promote --dataset esc50"):
+        find_victim("esc50", "stft", "alexnet", "champion")
 
 
 def test_what_is_extracted_is_not_asked_for_again(extracted):

@@ -11,6 +11,8 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
 from advtrack.tracking import runs
@@ -156,6 +158,32 @@ def test_an_interrupted_run_is_continued_under_its_id(store, caplog, error):
     assert runs.tag(runs.get(interrupted), "failure") is None  # it has not failed after all
 
 
+def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_later(store, monkeypatch):
+    told = pytest.raises(InputError, match=r"failed \(gone\); once it answers")
+    with monkeypatch.context() as patch, told, runs.answering(), stage() as run:
+        patch.setattr(MlflowClient, "log_batch", lambda *arguments, **options: _raise(MlflowException("gone")))
+        run.metrics({"loss": 1.0})
+    assert status(run.run_id) == "RUNNING"
+    store.set_tag(run.run_id, "advtrack.pid", dead_pid())
+    assert finished() == run.run_id
+
+
+def _raise(error):
+    raise error
+
+
+def test_a_reused_stage_that_then_fails_is_a_failed_run(store, monkeypatch):
+    with stage():
+        pass
+    attached = store.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", attached)
+    with pytest.raises(InputError), stage() as run:
+        assert run.reused
+        raise InputError("the version is gone")
+    found = runs.get(attached)
+    assert found.info.status == "FAILED" and runs.tag(found, "failure") == "the version is gone"
+
+
 def test_an_interrupted_run_of_another_key_is_left_alone(store):
     interrupted = failed()
     assert finished(key={"digest": "other"}) != interrupted
@@ -213,9 +241,9 @@ def test_a_failure_in_a_child_fails_both_and_both_are_continued(store):
 def test_a_failure_before_the_stage_began_is_told_on_the_run_that_mlflow_made(store, monkeypatch):
     given = store.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
-    runs.explain("attack", ValueError("no victim"))
+    runs.explain("attack", "no victim")
     assert (runs.tag(runs.get(given), "stage"), runs.tag(runs.get(given), "failure")) == ("attack", "no victim")
-    runs.explain("attack", ValueError("told already"))  # a stage that took the run over has told it itself
+    runs.explain("attack", "told already")  # a stage that took the run over has told it itself
     assert runs.tag(runs.get(given), "failure") == "no victim"
 
 

@@ -20,6 +20,7 @@ class Stripes:
 
     def __init__(self, n=120, classes=3, noise=0.2, seed=0):
         generator = np.random.default_rng(seed)
+        self.classes = tuple("abcdef"[:classes])
         self.y = np.arange(n) % classes
         self.x = generator.random((n, 1, SIDE, SIDE)).astype(np.float32) * noise
         for i, label in enumerate(self.y):
@@ -225,9 +226,24 @@ def test_a_loss_that_is_not_finite_names_epoch_and_option(tmp_path):
 
 
 def test_a_last_batch_of_one_is_left_out(tmp_path):
+    data, net, sizes = Stripes(), network(), []
+    net.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])) if module.training else None)
+    fit(net, data, np.arange(33), np.arange(90, 120), options(epochs=3), tmp_path / "s.pt", lambda epoch: None)
+    assert sizes == [16, 16] * 3
+
+
+def test_the_loss_told_is_the_mean_of_what_was_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "classification_loss", lambda outputs, labels: 0 * outputs.sum() + 2)
     data = Stripes()
-    best = fit(network(), data, np.arange(33), np.arange(90, 120), options(epochs=3), tmp_path / "s.pt", lambda e: None)
-    assert np.isfinite(best.train_loss)
+    best = fit(network(), data, np.arange(33), np.arange(90, 120), options(epochs=1), tmp_path / "s.pt", lambda e: None)
+    assert best.train_loss == 2
+
+
+def test_a_class_without_clips_is_still_a_class(tmp_path):
+    """The last class lost all its clips to --skip-bad: networks have an output for it."""
+    data = Stripes(classes=2)
+    data.classes = ("a", "b", "gone")
+    train(network(), data, tmp_path / "state.pt", epochs=1)
 
 
 def test_auxiliary_heads_count_three_tenths():
