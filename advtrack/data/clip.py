@@ -6,19 +6,24 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 
 LISTED = 10  # bad files named in one error before the rest is only counted
+#: Samples beyond this are no sound at a full scale of 1, and their power would overflow.
+LOUDEST = 1e6
+_BLOCK = 1 << 20  # samples decoded at a time
+_UNKNOWN = 1 << 62  # more samples than this are announced where the number was not known
+_TAGS = 4096  # bytes that may follow the sound of an MP3 file
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def tabulate(
     Raises
     ------
     InputError
-        If a number is not a number, a class number has two names, or a sound file is absent or listed twice.
+        If a number is not a number, a class number has two names, or a sound file is listed twice.
     """
     names: dict[int, str] = {}
     parsed = []
@@ -140,9 +145,6 @@ def tabulate(
         if names.setdefault(number, row[category]) != row[category]:
             raise InputError(f"{table}, line {line}: {label} {number} is both {names[number]} and {row[category]}")
         parsed.append((path(row), number, part, row[source]))
-    absent = [str(file) for file, *_ in parsed if not file.is_file()]
-    if absent:
-        raise InputError(f"{len(absent)} files that {table} names are not there, restore them: {listed(absent)}")
     twice = [str(file) for file, times in Counter(file for file, *_ in parsed).items() if times > 1]
     if twice:
         raise InputError(f"{table} names {len(twice)} files more than once, keep one line of each: {listed(twice)}")
@@ -175,34 +177,47 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
     Raises
     ------
     InputError
-        If the file is absent, empty, not audio, damaged, cut off, or holds NaN or infinite samples.
+        If the file is absent, empty, not audio, damaged, cut off, or holds samples that are NaN or beyond `LOUDEST`.
     """
     path = Path(path)
     try:
         size = path.stat().st_size
         if size == 0:
             raise InputError(f"{path} is empty: replace or remove it")
-        with soundfile.SoundFile(path) as file:
-            announced, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
         with path.open("rb") as stream:
-            cut_off = len(samples) < announced or _cut_off(stream, size)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise InputError(f"{path} cannot be decoded: {error}") from error
-    if cut_off:
+            cut_off = _cut_off(stream, size)
+            stream.seek(0)
+            with soundfile.SoundFile(stream) as file:
+                announced, rate = file.frames, int(file.samplerate)
+                parts = list(_blocks(file))
+            unread = size - stream.tell()
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: restore it") from None
+    except (OSError, soundfile.SoundFileError, TypeError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded: {reason(error)}") from error
+    samples = np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
+    if cut_off or len(samples) < announced < _UNKNOWN:
         raise InputError(f"{path} is cut off before its end: replace or remove it")
+    if file.format == "MP3" and unread > _TAGS:
+        raise InputError(f"{path} holds more sound than it announces (VBR without a Xing header): convert it")
     if not len(samples):
         raise InputError(f"{path} holds no samples: replace or remove it")
-    waveform = samples.mean(axis=1)
-    if not np.isfinite(waveform).all():
-        raise InputError(f"{path} holds NaN or infinite samples: replace or remove it")
-    return waveform, int(rate)
+    waveform: np.ndarray = samples.mean(axis=1)
+    if not np.abs(waveform).max() <= LOUDEST:
+        raise InputError(f"{path} holds NaN, infinite or absurd samples (full scale is 1): replace or remove it")
+    return waveform, rate
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples [n, channels], piece by piece: some streams do not know how many there are."""
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        yield block
 
 
 def _cut_off(stream: BinaryIO, size: int) -> bool:
-    """Whether a WAV or Ogg file ends before it should, which libsndfile reads without complaint."""
-    magic = stream.read(12)
-    if magic[:4] == b"OggS":
+    """Whether a file ends before its header says it does, which libsndfile reads without complaint."""
+    head = stream.read(40)
+    if head[:4] == b"OggS":
         # The last page of a whole stream is there to its end and bears the flag that it is the last (RFC 3533,
         # section 6: 27 bytes of header, then the lengths of the segments, then these).
         stream.seek(max(0, size - 65_307))  # the longest page
@@ -210,14 +225,33 @@ def _cut_off(stream: BinaryIO, size: int) -> bool:
         page = tail[max(0, tail.rfind(b"OggS")) :]
         segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
         return not segments or not page[5] & 4 or len(page) < 27 + len(segments) + sum(segments)
-    if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
-        while len(header := stream.read(8)) == 8:
-            name, length = header[:4], int.from_bytes(header[4:], "little")
-            if name == b"data":
-                streamed = length in (0, 2**32 - 1)  # written to a pipe, where the length was not known
-                return not streamed and stream.tell() + length > size
-            stream.seek(length + length % 2, os.SEEK_CUR)
-    return False
+    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
+        return _chunk_end(stream, 12, "little" if head[3:4] == b"F" else "big", 4, padded=True) > size
+    if head[:4] == b"caff":
+        return _chunk_end(stream, 8, "big", 8, padded=False) > size
+    announced = 0
+    if head[:4] == b"FORM":  # AIFF
+        announced = 8 + int.from_bytes(head[4:8], "big")
+    elif head[:4] == b"RF64":
+        announced = 8 + int.from_bytes(head[20:28], "little")
+    elif head[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00":  # W64
+        announced = int.from_bytes(head[16:24], "little")
+    elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:  # AU; all ones where the length was not known
+        announced = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    return announced > size
+
+
+def _chunk_end(stream: BinaryIO, first: int, order: Literal["little", "big"], width: int, padded: bool) -> int:
+    """Where the chunk named 'data' ends, 0 if there is none or its length was not known when it was written."""
+    stream.seek(first)
+    while len(header := stream.read(4 + width)) == 4 + width:
+        length = int.from_bytes(header[4:], order)
+        if header[:4] == b"data":
+            # Writers to a pipe leave 0, all ones, or about half of that.
+            streamed = length == 0 or length >> (8 * width - 16) in (0x7FFF, 0xFFFF)
+            return 0 if streamed else stream.tell() + length
+        stream.seek(length + (length % 2 if padded else 0), os.SEEK_CUR)
+    return 0
 
 
 def unusable(dataset: Dataset) -> dict[Path, str]:
@@ -251,9 +285,11 @@ def leaks(dataset: Dataset, checksums: Sequence[str]) -> list[str]:
 
 
 def checksums(dataset: Dataset) -> tuple[str, ...]:
-    """SHA-256 of each clip's file, sixteen hex digits."""
+    """SHA-256 of each clip's file, sixteen hex digits; 'absent' for one that is not there."""
 
     def checksum(clip: Clip) -> str:
+        if not clip.path.exists():
+            return "absent"
         with clip.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import uuid
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,11 @@ import requests
 
 from advtrack import data
 from advtrack.errors import InputError, reason
+
+#: What the readers of archives raise where one is damaged or of a kind they do not know.
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,10 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
     """
     release, destination = release or RELEASES[dataset], Path(destination)
     if destination.exists():
-        _check(dataset, destination, release)
+        try:
+            _check(dataset, destination, release)
+        except InputError as error:
+            raise InputError(f"{destination} is there and not whole ({error}): move it away and run again") from error
         return destination
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +101,9 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
             _unpack(archive, unpacked)
             _check(dataset, unpacked / release.folder, release)
             (unpacked / release.folder).rename(destination)
+        except InputError as error:
+            archive.unlink()  # it would fail the same way again
+            raise InputError(f"what came from {release.url} is not {dataset}: {error}") from error
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     except OSError as error:
@@ -125,36 +139,33 @@ def _fetch(release: Release, destination: Path) -> Path:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack; nothing may lie outside of ``folder``, nor be a link or a device."""
-    outside = f"{archive} would write outside of its folder: delete it and fetch the data set by hand"
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
                 if not all((folder / name).resolve().is_relative_to(folder.resolve()) for name in packed.namelist()):
-                    raise InputError(outside)
+                    raise InputError("it would write outside of its folder")
                 packed.extractall(folder)
         else:
             with tarfile.open(archive) as packed_tar:
                 packed_tar.extractall(folder, filter=_inside)
     except tarfile.FilterError as error:
-        raise InputError(outside) from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's trouble, not the archive's
-            raise
-        archive.unlink()
-        raise InputError(
-            f"what came from the publisher is no archive ({reason(error)}): run the command again"
-        ) from error
+        raise InputError("it would write outside of its folder") from error
+    except _DAMAGED as error:
+        raise InputError(f"it is no whole archive ({reason(error)}); run the command again") from error
 
 
 def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """Python's filter for data, which would make an absolute path relative without a word."""
-    if Path(member.name).is_absolute():
+    """Python's filter for data, which would make an absolute path relative without a word, and lets links within."""
+    if Path(member.name).is_absolute() or member.issym() or member.islnk():
         raise tarfile.AbsolutePathError(member)
     return tarfile.data_filter(member, folder)
 
 
 def _check(dataset: str, folder: Path, release: Release) -> None:
     """Hold a folder against its own table, whose every file must be there, and against the number of clips."""
-    found = len(data.load(dataset, folder).clips)
-    if found != release.clips:
-        raise InputError(f"{folder} has {found} clips, {dataset} has {release.clips}: move it away and run again")
+    clips = data.load(dataset, folder).clips
+    absent = [clip.path.name for clip in clips if not clip.path.is_file()]
+    if absent:
+        raise InputError(f"{folder.name} lacks {len(absent)} files that its table names, {absent[0]} among them")
+    if len(clips) != release.clips:
+        raise InputError(f"{folder.name} has {len(clips)} clips, {dataset} has {release.clips}")

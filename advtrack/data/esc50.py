@@ -23,7 +23,7 @@ def load(folder: Path | str, *, name: str = "esc50") -> Dataset:
     Raises
     ------
     InputError
-        If the folder, the table, one of its columns or a file it names is missing.
+        If the folder, the table or one of its columns is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():

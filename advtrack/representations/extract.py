@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +30,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 from advtrack.representations import REPRESENTATIONS, morlet, stft
 from advtrack.representations.image import ImageSettings, images
 from advtrack.representations.pitch_shift import SCALES
@@ -39,18 +40,18 @@ from advtrack.representations.store import (
     SpectrogramSet,
     checksum,
     open_store,
-    read_manifest,
-    shard_intact,
+    shard_items,
 )
 
 logger = logging.getLogger("advtrack")
 
 SHARD = 256  # images at most; a clip and its augmented copies lie in one shard
+INVERSE = ("reference", "seconds")  # of an item: the power that 1 stands for, and how long the clip was by itself
 _ABANDONED = 3600  # seconds after which a file that was never renamed is taken for one that a kill left
 
 Decode = Callable[[Path], tuple[np.ndarray, int]]
-Images = dict[str, list[tuple[np.ndarray, float]]]
-"""One clip's images with their references, by representation: a list over pitch scales."""
+Images = dict[str, list[tuple[np.ndarray, dict[str, float]]]]
+"""One clip's images with what inverts them, by representation: a list over pitch scales."""
 
 
 class ClipLike(Protocol):
@@ -149,7 +150,7 @@ def extract(
     with _computed(compute, tasks, workers or len(os.sched_getaffinity(0)), ", ".join(representations)) as results:
         for n, batch in enumerate(batches):
             wanted = [store for store in stores if n in missing[store]]
-            rows: dict[_Unfinished, list[list[tuple[np.ndarray, float]]]] = {store: [] for store in wanted}
+            rows: dict[_Unfinished, list[list[tuple[np.ndarray, dict[str, float]]]]] = {store: [] for store in wanted}
             for _, file in batch:
                 here = {store: reusable[store][file]() for store in wanted if file in reusable[store]}
                 computed = next(results) if len(here) < len(wanted) else {}
@@ -168,9 +169,12 @@ class _Reusable:
     first: int
     items: list[dict[str, Any]]
 
-    def __call__(self) -> list[tuple[np.ndarray, float]]:
+    def __call__(self) -> list[tuple[np.ndarray, dict[str, float]]]:
         stored = np.load(self.shard, mmap_mode="r")[self.first : self.first + len(self.items)]
-        return [(np.array(image), item["reference"]) for image, item in zip(stored, self.items, strict=True)]
+        return [
+            (np.array(image), {name: item[name] for name in INVERSE})
+            for image, item in zip(stored, self.items, strict=True)
+        ]
 
 
 class _Unfinished:
@@ -205,57 +209,46 @@ class _Unfinished:
         path = self.shard(number)
         if not (path.exists() and path.with_suffix(".json").exists()):
             return False
-        if shard_intact(path, items, self.shape):
+        if shard_items(path, self.parameters, items) is not None:
             return True
         logger.warning("%s is damaged: rebuilding it", path)
         return False
 
     def siblings(self, scales: Sequence[float]) -> dict[str, _Reusable]:
-        """Images in other stores of the same parameters, by their file's checksum."""
+        """Images of the same parameters in the shards of other stores, finished or not, by their file's checksum."""
         found: dict[str, _Reusable] = {}
-        for manifest in sorted(self.folder.parent.glob(f"*/{MANIFEST}")):
-            try:
-                content = read_manifest(manifest.parent)
-            except InputError:  # damaged or of another version: it has nothing to give
+        for shard in sorted(self.folder.parent.glob("*/*.npy")):
+            if shard.parent == self.folder or self.representation not in shard.parent.name:
                 continue
-            if content["parameters"] != self.parameters or manifest.parent == self.folder:
-                continue
-            items = iter(content["items"])
-            for name, length in zip(content["shards"], content["lengths"], strict=True):
-                shard = manifest.parent / name
-                own = [next(items) for _ in range(length)]
-                if shard_intact(shard, length, self.shape):
-                    for first in range(0, length, len(scales)):
-                        found[own[first]["file"]] = _Reusable(shard, first, own[first : first + len(scales)])
+            items = shard_items(shard, self.parameters) or []
+            for first in range(0, len(items), len(scales)):
+                found[items[first]["file"]] = _Reusable(shard, first, items[first : first + len(scales)])
         return found
 
     def write_shard(
         self,
         number: int,
         batch: Sequence[tuple[ClipLike, str]],
-        rows: Sequence[list[tuple[np.ndarray, float]]],
+        rows: Sequence[list[tuple[np.ndarray, dict[str, float]]]],
         scales: Sequence[float],
     ) -> None:
         stored, items = [], []
         for (clip, file), clip_images in zip(batch, rows, strict=True):
-            for scale, (image, reference) in zip(scales, clip_images, strict=True):
+            for scale, (image, inverse) in zip(scales, clip_images, strict=True):
+                item = {"name": clip.path.name, "label": clip.label, "fold": clip.fold, "source": clip.source}
+                item |= {"file": file, "scale": scale, **inverse}
                 stored.append(image)
-                items.append(
-                    {
-                        "name": clip.path.name, "label": clip.label, "fold": clip.fold, "source": clip.source,
-                        "file": file, "scale": scale, "reference": reference, "checksum": checksum(image),
-                    }
-                )  # fmt: skip
-        path = self.shard(number)
+                items.append({**item, "checksum": checksum(image, item)})
+        path, content = self.shard(number), {"parameters": self.parameters, "items": items}
         with _told_plainly(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(items).encode()))
+        _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(content).encode()))
         _write(path, lambda file: np.save(file, np.stack(stored)))
 
     def finish(self, shards: int, data_digest: str) -> SpectrogramSet:
         """Write the manifest and open the store."""
         names = [self.shard(number).name for number in range(shards)]
-        parts = [json.loads((self.folder / name).with_suffix(".json").read_text()) for name in names]
+        parts = [json.loads((self.folder / name).with_suffix(".json").read_text())["items"] for name in names]
         content = {
             "version": VERSION, "digest": self.digest, "data_digest": data_digest, "dataset": self.dataset.name,
             "classes": list(self.dataset.classes), "parameters": self.parameters, "shards": names,
@@ -269,10 +262,13 @@ class _Unfinished:
 
 
 def _parameters(representation: str, settings: ImageSettings, augment: bool) -> dict[str, Any]:
-    """All that determines the images, and what inverts them."""
+    """All that determines the images, and what inverts them: each row's frequency, each column's time."""
     parameters = {"representation": representation, "augment": augment, "settings": asdict(settings)}
+    parameters["seconds_per_column"] = settings.duration / settings.width
     if representation.startswith("stft"):
-        return parameters | {"rate": stft.RATE, "n_fft": stft.N_FFT, "hop": stft.HOP, "window": "hann"}
+        bins = (np.arange(settings.height) + 0.5) * (stft.N_FFT // 2 + 1) / settings.height - 0.5
+        parameters |= {"rate": stft.RATE, "n_fft": stft.N_FFT, "hop": stft.HOP, "window": "hann"}
+        return parameters | {"frequencies": (bins * stft.RATE / stft.N_FFT).round(6).tolist()}
     wavelet = f"cmor{morlet.BANDWIDTH}-{morlet.CENTRE}"
     frequencies = morlet.frequencies(settings.wavelet_rate, settings.height).round(6).tolist()
     return parameters | {"rate": settings.wavelet_rate, "wavelet": wavelet, "frequencies": frequencies}
@@ -287,8 +283,23 @@ def _images(
     found: Images = {representation: [] for representation in representations}
     for scale in scales:
         for representation, (image, reference) in images(waveform, rate, representations, settings, scale).items():
-            found[representation].append((image.astype(np.float16), reference))
+            inverse = {"reference": reference, "seconds": len(waveform) / rate}
+            found[representation].append((image.astype(np.float16), inverse))
     return found
+
+
+def _begin_worker() -> None:
+    """One BLAS thread: several would compete for the workers' cores, and might add numbers up in another order."""
+    threadpool_limits(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
@@ -311,10 +322,9 @@ def _computed(
         with threadpool_limits(1):
             yield shown(map(compute, tasks))
         return
-    # spawn: a fork would copy the threads' locks of whatever the parent has loaded. One BLAS thread each, here and
-    # above: several would compete for the workers' cores and might add numbers up in another order.
+    # A fork would copy the locks held by the threads of whatever the parent has loaded.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=threadpool_limits, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         yield shown(pool.map(compute, tasks, chunksize=max(1, min(8, len(tasks) // workers))))
     except BrokenProcessPool as error:
@@ -343,5 +353,5 @@ def _told_plainly(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}): make room or choose another folder"
+            f"{folder} cannot be written ({error.strerror or reason(error)}): make room or choose another folder"
         ) from error

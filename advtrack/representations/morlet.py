@@ -12,6 +12,7 @@ scalogram is the clip's spectrum times that band, transformed back. Two savings 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,7 +39,7 @@ class _Row:
 class _Group:
     rows: list[_Row]  # neighbours, which share their number of time samples
     samples: int  # M
-    column_mean: np.ndarray  # complex64 [M // 2 + 1], from the power's Fourier transform to that of the column means
+    column_mean: np.ndarray  # complex128 [M // 2 + 1], from the power's Fourier transform to that of the column means
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +71,21 @@ def scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) -> np.nd
     -------
     power
         float32 [rows, columns], at least 0. Row r is the scale whose centre is `frequencies(rate, rows)[r]`, the
-        lowest first; column c is the mean over the samples from c * n / columns to (c + 1) * n / columns. The wavelet
-        is normalised as in PyWavelets: 1 / sqrt(scale), scale in samples.
+        lowest first; column c is the mean over the samples from c * n / columns to (c + 1) * n / columns. If n is no
+        multiple of columns, it is the mean over that time, in which a sample stands for half a sample before and after
+        it and the power is that of the wavelet centred at any point. The wavelet is normalised as in PyWavelets:
+        1 / sqrt(scale), scale in samples.
     """
     plan = _plan(len(waveform), rate, rows, columns)
     spectrum = _spectrum(waveform, plan)
     parts = []
     for group in plan.groups:
         power = _power(spectrum, group.rows, group.samples)
-        series = fft.rfft(power, axis=1)
+        # In float64: single precision would spread a loud column's rounding over silent ones.
+        series = fft.rfft(power.astype(np.float64), axis=1)
         series *= group.column_mean
         parts.append(fft.ifft(_fold(series, plan.period), axis=1).real[:, :columns])
-    return np.maximum(np.concatenate(parts), 0)
+    return np.maximum(np.concatenate(parts), 0).astype(np.float32)
 
 
 def point_scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) -> np.ndarray:
@@ -143,8 +147,10 @@ def _margin(length: int) -> int:
 
 def _padded(n: int, columns: int, reach: float) -> tuple[int, int]:
     """A number of columns and of samples, at the clip's samples per column, that an FFT is fast at."""
-    least = columns + int(np.ceil(reach * columns / n))
-    sizes = [(period, round(period * n / columns)) for period in range(least, least + least // 8 + 8)]
+    common = math.gcd(n, columns)
+    step, samples = columns // common, n // common  # so many columns are so many samples, both whole
+    least = -(-(columns + math.ceil(reach * columns / n)) // step)
+    sizes = [(step * count, samples * count) for count in range(least, least + least // 8 + 8)]
     return min(sizes, key=lambda size: size[1] * sum(_prime_factors(size[1])))
 
 
@@ -161,17 +167,20 @@ def _prime_factors(number: int) -> list[int]:
 def _group(centres: np.ndarray, length: int, period: int) -> _Group:
     """Bands of neighbouring scales, whose centres are in cycles per sample, and their way to column means."""
     widest = _SPREAD * centres[-1] * length  # in bins
-    samples = min(length, fft.next_fast_len(int(np.ceil(_POWER_BAND * widest)) + 8))
-    # Mean of exp(2 pi i j t / length) over the samples t of the first column, a Dirichlet kernel.
+    samples = fft.next_fast_len(int(np.ceil(_POWER_BAND * widest)) + 8)
+    width, between = divmod(length, period)
+    if not between:  # columns end at samples, and what lies between these does not count
+        samples = min(length, samples)
     j = np.arange(samples // 2 + 1)
-    width = length / period
-    kernel = np.ones(len(j))
-    kernel[1:] = np.sin(np.pi * j[1:] / period) / (width * np.sin(np.pi * j[1:] / length))
+    # Mean of exp(2 pi i j t / length) over a column: over its samples a Dirichlet kernel, over all its time a sinc.
+    kernel = np.sinc(j / period)
+    if not between:
+        kernel[1:] = np.sin(np.pi * j[1:] / period) / (width * np.sin(np.pi * j[1:] / length))
     kernel[1 : (samples + 1) // 2] *= 2  # negative frequencies, which a real signal's transform leaves out
-    phase = np.exp(1j * np.pi * j * (width - 1) / length)
+    phase = np.exp(1j * np.pi * j * (length / period - 1) / length)
     gain = samples / length**2 * period  # of the transforms' own 1 / M and 1 / period
     rows = [_row(centre, length) for centre in centres]
-    return _Group(rows, samples, (gain * kernel * phase).astype(np.complex64))
+    return _Group(rows, samples, gain * kernel * phase)
 
 
 def _row(centre: float, length: int) -> _Row:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from advtrack.errors import InputError
+from advtrack.errors import InputError, reason
 from advtrack.representations.image import ImageSettings
 
 logger = logging.getLogger("advtrack")
@@ -136,33 +136,38 @@ def open_store(path: Path | str) -> SpectrogramSet:
 
 
 def intact(folder: Path | str) -> bool:
-    """Whether a finished store is as it was written, image by image; what is damaged is named."""
+    """Whether a finished store is as it was written, item by item; what is damaged is named."""
     folder = Path(folder)
     try:
         content = read_manifest(folder)
-        size = ImageSettings(**content["parameters"]["settings"]).shape(content["parameters"]["representation"])
-        shards = list(zip(content["shards"], content["lengths"], strict=True))
+        parameters, listed = content["parameters"], content["items"]
+        shards = dict(zip(content["shards"], content["lengths"], strict=True))
     except (InputError, KeyError, TypeError, ValueError) as error:
-        logger.warning("%s", error)
+        logger.warning("%s", reason(error))
         return False
-    damaged = [str(folder / name) for name, length in shards if not shard_intact(folder / name, length, size)]
-    for path in damaged:
-        logger.warning("%s is damaged", path)
+    found = {name: shard_items(folder / name, parameters, length) for name, length in shards.items()}
+    damaged = [name for name, items in found.items() if items is None]
+    if not damaged and listed != [item for items in found.values() for item in items or []]:
+        damaged = [MANIFEST]
+    for name in damaged:
+        logger.warning("%s is damaged", folder / name)
     return not damaged
 
 
-def shard_intact(path: Path, items: int, size: tuple[int, int]) -> bool:
-    """Whether a shard is there as a whole, by its items' checksums."""
+def shard_items(path: Path, parameters: Mapping[str, Any], length: int | None = None) -> list[dict[str, Any]] | None:
+    """What a shard holds, item by item; None unless it is whole, by their checksums, and of these parameters."""
     try:
-        listed = json.loads(path.with_suffix(".json").read_text())
+        content = json.loads(path.with_suffix(".json").read_text())
+        items: list[dict[str, Any]] = content["items"]
         stored = np.load(path, mmap_mode="r")
-        return (
-            stored.shape == (items, *size)
-            and len(listed) == items
-            and all(checksum(one) == item["checksum"] for one, item in zip(stored, listed, strict=True))
+        whole = (
+            content["parameters"] == parameters
+            and len(items) == len(stored) == (len(stored) if length is None else length)
+            and all(checksum(one, item) == item["checksum"] for one, item in zip(stored, items, strict=True))
         )
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return False
+        return items if whole else None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -193,6 +198,9 @@ def _length(path: Path, size: tuple[int, int]) -> int:
     return len(stored)
 
 
-def checksum(stored: np.ndarray) -> str:
-    """SHA-256 of an image as it is stored, sixteen hex digits."""
-    return hashlib.sha256(np.ascontiguousarray(stored).tobytes()).hexdigest()[:16]
+def checksum(stored: np.ndarray, item: Mapping[str, Any]) -> str:
+    """SHA-256 of an image as it is stored and of what is known about it, sixteen hex digits."""
+    known = {name: value for name, value in item.items() if name != "checksum"}
+    digest = hashlib.sha256(np.ascontiguousarray(stored).tobytes())
+    digest.update(json.dumps(known, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

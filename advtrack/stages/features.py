@@ -183,10 +183,13 @@ def _extract(
 ) -> None:
     """Check the clips, extract the stores in one pass, and log each into its run."""
     bad = clip.unusable(dataset)
-    if bad and not options.skip_bad:
+    if len(bad) == len(dataset.clips) or (bad and not options.skip_bad):
+        for stage in stages.values():
+            stage.text("\n".join(bad.values()) + "\n", "unusable.txt")
+        ways = "restore them" if len(bad) == len(dataset.clips) else "--skip-bad true goes on without them"
         raise InputError(
-            f"{len(bad)} of {len(dataset.clips)} clips of {dataset.name} are unusable (--skip-bad true goes on without "
-            f"them): {clip.listed(list(bad.values()))}"
+            f"{len(bad)} of {len(dataset.clips)} clips of {dataset.name} are unusable ({ways}; the run's unusable.txt "
+            f"lists all): {clip.listed(list(bad.values()))}"
         )
     if bad:
         logger.warning("going on without %d unusable clips: %s", len(bad), clip.listed(list(bad.values())))
@@ -213,7 +216,7 @@ def _extract(
         stage.tags({"store": store.path, "store_digest": store.digest})
         stage.metrics({"clips": len(dataset.clips), "images": len(store), "classes": len(store.classes)})
         stage.metrics({"skipped_clips": len(bad), "leaks": len(leaks)})
-        for name, lines in (("skipped.txt", list(bad.values())), ("leaks.txt", leaks)):
+        for name, lines in (("unusable.txt", list(bad.values())), ("leaks.txt", leaks)):
             if lines:
                 stage.text("\n".join(lines) + "\n", name)
         stage.data((store.path / MANIFEST).read_bytes(), MANIFEST)

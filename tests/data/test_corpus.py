@@ -91,12 +91,25 @@ def test_a_link_to_nothing_is_named(tmp_path):
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize(
-    ("kind", "width"), [("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
+    ("kind", "width", "options"),
+    [
+        ("wav", "PCM_16", {}),
+        ("wav", "FLOAT", {}),
+        ("wav", "PCM_16", {"endian": "BIG"}),
+        ("flac", "PCM_16", {}),
+        ("ogg", "VORBIS", {}),
+        ("mp3", "MPEG_LAYER_III", {}),
+        ("aiff", "PCM_16", {}),
+        ("au", "PCM_16", {}),
+        ("caf", "PCM_16", {}),
+        ("w64", "PCM_16", {}),
+        ("rf64", "PCM_16", {}),
+    ],
 )
-def test_a_file_that_ends_too_early_is_refused(tmp_path, kind, width, share):
+def test_a_file_that_ends_too_early_is_refused(tmp_path, kind, width, options, share):
     whole, cut = tmp_path / f"whole.{kind}", tmp_path / f"cut.{kind}"
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44_100)
-    soundfile.write(whole, noise, 44_100, width)
+    soundfile.write(whole, noise, 44_100, width, **options)
     decode(whole)
     content = whole.read_bytes()
     cut.write_bytes(content[: int(len(content) * share)])
@@ -109,9 +122,50 @@ def test_chunks_after_the_sound_and_unknown_lengths_are_no_damage(tmp_path):
     content = (tmp_path / "clip.wav").read_bytes()
     (tmp_path / "more.wav").write_bytes(content + b"LIST\x04\x00\x00\x00abcd")
     at = content.index(b"data") + 4
-    (tmp_path / "piped.wav").write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
-    for name in ("more.wav", "piped.wav"):
+    for i, length in enumerate((b"\xff\xff\xff\xff", b"\x00\xf0\xff\x7f", b"\xdb\xff\xff\x7f")):
+        (tmp_path / f"piped{i}.wav").write_bytes(content[:at] + length + content[at + 4 :])
+    for name in ("more.wav", "piped0.wav", "piped1.wav", "piped2.wav"):
         np.testing.assert_array_equal(decode(tmp_path / name)[0], decode(tmp_path / "clip.wav")[0])
+
+
+@pytest.mark.parametrize("announced", [0, 2**36 - 1])
+def test_a_flac_stream_of_unknown_or_absurd_length_is_refused(tmp_path, announced):
+    """libsndfile cannot read it to its end."""
+    soundfile.write(tmp_path / "clip.flac", sound(1, 8000), 8000)
+    content = bytearray((tmp_path / "clip.flac").read_bytes())
+    content[21:26] = ((content[21] & 0xF0) << 32 | announced).to_bytes(5, "big")  # 36 bits of STREAMINFO
+    (tmp_path / "streamed.flac").write_bytes(content)
+    with pytest.raises(InputError, match=r"streamed\.flac"):
+        decode(tmp_path / "streamed.flac")
+
+
+def test_an_mp3_that_would_be_read_in_part_is_refused(tmp_path):
+    """Without the Xing header its length is a guess from the first frame, which is loud noise here, then silence."""
+    samples = np.concatenate(
+        [np.random.default_rng(0).normal(size=44_100) / 5, np.zeros(44_100), sound(1, 44_100)[:, 0]]
+    )
+    options = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.3}
+    soundfile.write(tmp_path / "clip.mp3", samples, 44_100, "MPEG_LAYER_III", **options)
+    assert len(decode(tmp_path / "clip.mp3")[0]) == len(samples)
+    content = (tmp_path / "clip.mp3").read_bytes()
+    (tmp_path / "guessed.mp3").write_bytes(content.replace(b"Xing", bytes(4), 1))
+    with pytest.raises(InputError, match=r"guessed\.mp3 holds more sound than it announces"):
+        decode(tmp_path / "guessed.mp3")
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf, 5e19])
+def test_samples_whose_power_is_no_number_are_refused(tmp_path, level):
+    samples = sound(1, 8000)[:, 0]
+    samples[100] = level
+    soundfile.write(tmp_path / "clip.wav", samples, 8000, "FLOAT")
+    with pytest.raises(InputError, match="NaN, infinite or absurd"):
+        decode(tmp_path / "clip.wav")
+
+
+def test_headerless_samples_are_refused(tmp_path):
+    (tmp_path / "clip.raw").write_bytes(bytes(1000))
+    with pytest.raises(InputError, match=r"clip\.raw"):
+        decode(tmp_path / "clip.raw")
 
 
 @pytest.mark.parametrize("content", [b"\x00" * 5000, b"<html>not found</html>", b"RIFF" + b"\x00" * 100, b"OggS" * 50])

@@ -95,7 +95,7 @@ def test_wrong_bytes_are_refused(release, server, tmp_path):
     offered = server[0](release(), checksum="md5:" + "0" * 32)
     with pytest.raises(InputError, match="not the archive that its publisher states"):
         download("esc50", tmp_path / "ESC-50", offered)
-    with pytest.raises(InputError, match="no archive"):
+    with pytest.raises(InputError, match="no whole archive"):
         download("esc50", tmp_path / "ESC-50", server[0](b"<html>moved</html>" * 100))
     download("esc50", tmp_path / "ESC-50", server[0](release()))  # what was wrong does not stay in the way
 
@@ -122,9 +122,60 @@ def test_a_release_that_lacks_clips_is_refused(release, server, tmp_path):
     assert not (tmp_path / "ESC-50").exists()
 
 
+def damaged_zip(release):
+    """A zip whose table is there, compressed, with bytes of it changed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ESC-50-master/meta/esc50.csv", "filename,fold\n" * 500)
+    content = bytearray(packed.getvalue())
+    content[60:70] = b"\xff" * 10
+    return bytes(content)
+
+
+def another_zip(release):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("README", "moved")
+    return packed.getvalue()
+
+
+def without_a_clip(release):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(release())) as whole, zipfile.ZipFile(packed, "w") as archive:
+        for name in whole.namelist():
+            if not name.endswith("3.wav"):
+                archive.writestr(name, whole.read(name))
+    return packed.getvalue()
+
+
+def of_an_unknown_kind(release):
+    content = release()
+    return content.replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00")
+
+
+@pytest.mark.parametrize("spoil", [damaged_zip, another_zip, without_a_clip, of_an_unknown_kind])
+def test_a_bad_archive_is_fetched_anew_by_the_next_call(release, server, tmp_path, spoil):
+    offered = server[0](spoil(release))
+    with pytest.raises(InputError, match=r"what came from http://127.*set\.zip is not esc50"):
+        download("esc50", tmp_path / "ESC-50", offered)
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "ESC-50").exists()
+    download("esc50", tmp_path / "ESC-50", server[0](release()))
+    assert len(server[1]) == 2
+
+
+def test_links_are_refused(release, server, tmp_path):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        link = tarfile.TarInfo("ESC-50-master/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "meta"
+        archive.addfile(link)
+    with pytest.raises(InputError, match="outside of its folder"):
+        download("esc50", tmp_path / "ESC-50", server[0](packed.getvalue(), "tar.gz"))
+
+
 def test_another_folder_in_its_place_is_left_alone(server, tmp_path):
     (tmp_path / "ESC-50").mkdir()
-    with pytest.raises(InputError, match=r"esc50\.csv is missing"):
+    with pytest.raises(InputError, match=r"is there and not whole .*esc50\.csv is missing"):
         download("esc50", tmp_path / "ESC-50", server[0](b""))
     assert not server[1]
 

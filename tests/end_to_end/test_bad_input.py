@@ -73,7 +73,8 @@ def test_a_corrupt_file_fails_the_run_and_keeps_it(empty, copy):
 
 
 def test_bad_clips_may_be_left_out_and_leaks_are_reported(empty, copy):
-    first, second, third, fourth, *_ = sorted((copy / "audio").iterdir())
+    first, second, third, fourth, fifth, *_ = sorted((copy / "audio").iterdir())
+    fifth.unlink()
     first.write_bytes(b"no sound at all")
     second.write_bytes(second.read_bytes()[:-50])
     shutil.copy(third, fourth)
@@ -81,12 +82,30 @@ def test_bad_clips_may_be_left_out_and_leaks_are_reported(empty, copy):
     result = empty.advtrack("features", *options)
     assert result.exit_code == 0, result.output
     (run,) = runs.find({"stage": "features"}, status="FINISHED")
-    assert (run.data.metrics["clips"], run.data.metrics["skipped_clips"]) == (118, 2)
-    skipped = runs.read_artifact(run.info.run_id, "skipped.txt").decode()
-    assert first.name in skipped and f"{second.name} is cut off" in skipped
+    assert (run.data.metrics["clips"], run.data.metrics["skipped_clips"]) == (117, 3)
+    skipped = runs.read_artifact(run.info.run_id, "unusable.txt").decode()
+    assert first.name in skipped and f"{second.name} is cut off" in skipped and f"{fifth.name} is not there" in skipped
     assert (
         f"{third.name}, {fourth.name} are the same bytes" in runs.read_artifact(run.info.run_id, "leaks.txt").decode()
     )
+
+
+def test_all_bad_clips_are_listed_before_anything_is_done(empty, copy):
+    spoilt = sorted((copy / "audio").iterdir())[:14]
+    for path in spoilt[1:]:
+        path.write_bytes(b"")
+    spoilt[0].unlink()
+    one_line(extract(empty, copy), "14 of 120 clips", spoilt[0].name, "and 4 more")
+    (run,) = runs.find({"stage": "features"}, status="FAILED")
+    listed = runs.read_artifact(run.info.run_id, "unusable.txt").decode().splitlines()
+    assert all(path.name in line for path, line in zip(spoilt, listed, strict=True))
+
+
+def test_nothing_usable_is_said_so_even_if_bad_clips_may_be_left_out(empty, copy):
+    for path in (copy / "audio").iterdir():
+        path.write_bytes(b"")
+    options = ["--dataset", "esc50", "--data-dir", str(copy), "--height", "16", "--width", "16", "--skip-bad", "true"]
+    one_line(empty.advtrack("features", *options), "120 of 120 clips of esc50 are unusable (restore them")
 
 
 def test_samples_that_are_no_numbers(empty, copy):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -107,9 +108,26 @@ def test_the_manifest_says_what_the_images_are(dataset, tmp_path):
     assert manifest["parameters"]["settings"]["top_db"] == 80
     assert manifest["parameters"]["frequencies"][-1] == RATE / 2
     assert manifest["items"][1].keys() == {
-        "name", "label", "fold", "source", "file", "scale", "reference", "checksum",
+        "name", "label", "fold", "source", "file", "scale", "reference", "seconds", "checksum",
     }  # fmt: skip
     assert manifest["items"][1]["file"] == "clip-1.wav"  # the checksum that was given
+    assert manifest["items"][1]["seconds"] == 0.5
+
+
+def test_the_manifest_says_which_frequency_and_time_a_pixel_stands_for(tmp_path):
+    """A tone's brightest row, and the column of its beginning, by the manifest alone."""
+    rate, hertz, begins = 22_050, 3000.0, 0.3
+    time = np.arange(rate) / rate
+    soundfile.write(tmp_path / "tone.wav", np.where(time > begins, np.sin(2 * np.pi * hertz * time), 0) / 2, rate)
+    dataset = Dataset("tones", ("a",), (Clip(tmp_path / "tone.wav", 0, 1, "r"),), duration=1.0, wavelet_rate=8000)
+    settings = ImageSettings(height=128, width=100, duration=1.0, wavelet_rate=8000)
+    for representation, nearness in (("stft", 0.5 * 11_025 / 128), ("dwt", 0.025 * hertz)):
+        store = extract(dataset, tmp_path / representation, representation, settings=settings)
+        parameters = json.loads((store.path / "manifest.json").read_text())["parameters"]
+        image = store.images([0])[0, 0]
+        assert abs(parameters["frequencies"][image.mean(axis=1).argmax()] - hertz) <= nearness
+        column = (image.max(axis=0) > 0.9 * image.max()).argmax()
+        assert abs(column * parameters["seconds_per_column"] - begins) < 0.05
 
 
 @pytest.fixture
@@ -152,6 +170,36 @@ def test_a_damaged_image_is_found_named_and_rebuilt(dataset, tmp_path, small_sha
     extract(dataset, tmp_path, decode=decoded[1])
     assert shard.name in caplog.text and decoded[0] == ["clip-3.wav", "clip-4.wav", "clip-5.wav"]
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("spoilt", ["manifest.json", "shard"])
+def test_a_changed_label_is_found_and_put_right(dataset, tmp_path, small_shards, caplog, spoilt):
+    folder = extract(dataset, tmp_path).path
+    before = content(tmp_path)
+    path = folder / spoilt if spoilt.endswith("json") else sorted(folder.glob("*-00001.json"))[0]
+    assert '"label": 2' in path.read_text()
+    path.write_text(path.read_text().replace('"label": 2', '"label": 1', 1))
+    assert not intact(folder) and "is damaged" in caplog.text
+    extract(dataset, tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_what_an_interrupted_extraction_finished_serves_a_changed_data_set(dataset, tmp_path, small_shards, decoded):
+    folder = extract(dataset, tmp_path).path
+    (folder / "manifest.json").unlink()
+    sorted(folder.glob("*.npy"))[2].unlink()  # clip 6 alone
+    checksums = ["changed", *(clip.path.name for clip in dataset.clips[1:])]
+    extract(dataset, tmp_path, decode=decoded[1], checksums=checksums)
+    assert decoded[0] == ["clip-0.wav", "clip-6.wav"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"parameters": {}, "items": 3}', b"[1, 2]"])
+def test_a_damaged_store_beside_it_does_not_disturb(dataset, tmp_path, damage):
+    beside = extract(dataset, tmp_path).path
+    for path in beside.iterdir():
+        path.write_bytes(damage)
+    other = extract(dataset, tmp_path, checksums=list("abcdefg"))
+    assert intact(other.path)
 
 
 def test_one_pass_fills_all_stores_and_only_what_they_lack(dataset, tmp_path, small_shards, decoded):
@@ -251,17 +299,24 @@ def test_a_folder_that_cannot_be_made_is_named(dataset, tmp_path):
         extract(dataset, tmp_path / "file" / "s")
 
 
-def test_a_full_disk_is_one_line_and_what_is_finished_stays(dataset, tmp_path, small_shards, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (OSError("4096 requested and 0 written"), "4096 requested and 0 written"),  # what np.save says of a full disk
+    ],
+)
+def test_a_full_disk_is_one_line_and_what_is_finished_stays(dataset, tmp_path, small_shards, monkeypatch, error, told):
     written, original = [], np.save
 
     def save(file, array):
         written.append(file)
         if len(written) == 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise error
         original(file, array)
 
     monkeypatch.setattr(np, "save", save)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): make room"):
+    with pytest.raises(InputError, match=rf"cannot be written \({told}\): make room"):
         extract(dataset, tmp_path)
     assert len(list(tmp_path.rglob("*.npy"))) == 1 and not list(tmp_path.rglob(".*"))
 
@@ -306,25 +361,45 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_moments_the_store_ends_byte_for_byte_the_same(tmp_path):
-    """Each kill strikes the same extraction anew, at a random moment of what an undisturbed one takes."""
-    folder = tmp_path / "esc"
+def small_esc50(folder, clips):
+    """Clips of noise in the ESC-50 layout."""
     (folder / "audio").mkdir(parents=True)
     (folder / "meta").mkdir()
     rows = ["filename,fold,target,category,src_file"]
-    for i in range(60):
-        noise = np.random.default_rng(i).normal(size=RATE) / 10
-        soundfile.write(folder / "audio" / f"{i}.wav", noise, RATE)
+    for i in range(clips):
+        soundfile.write(folder / "audio" / f"{i}.wav", np.random.default_rng(i).normal(size=RATE) / 10, RATE)
         rows.append(f"{i}.wav,1,0,noise,{i}")
     (folder / "meta" / "esc50.csv").write_text("\n".join(rows))
-    script = tmp_path / "extraction.py"
+    return folder
+
+
+def start_extraction(clips, root, script):
+    """Extract in a process group of its own."""
     script.write_text(EXTRACTION)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script), str(clips), str(root)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    process = start_extraction(small_esc50(tmp_path / "esc", 400), tmp_path / "stores", tmp_path / "extraction.py")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "stores").rglob("*.npy")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert len(children) >= 2  # the workers, and Python's tracker of resources
+    assert not psutil.wait_procs(children, timeout=30)[1]
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_the_store_ends_byte_for_byte_the_same(tmp_path):
+    """Each kill strikes the same extraction anew, at a random moment of what an undisturbed one takes."""
+    folder = small_esc50(tmp_path / "esc", 60)
 
     def start(root):
-        command = [sys.executable, str(script), str(folder), str(tmp_path / root)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        return start_extraction(folder, tmp_path / root, tmp_path / "extraction.py")
 
     begun = time.monotonic()
     assert start("undisturbed").wait() == 0

@@ -50,6 +50,17 @@ def test_a_gain_changes_only_the_reference(representation):
     assert loud[1] / quiet[1] == pytest.approx(64, rel=1e-4)
 
 
+@pytest.mark.parametrize(("rate", "new_rate"), [(48_000, 22_050), (8_000, 22_050), (44_100, 16_000), (192_000, 8_000)])
+def test_a_resampled_tone_is_the_tone_and_what_does_not_fit_is_gone(rate, new_rate):
+    """To -80 dB, away from the ends: the images show no more."""
+    inner = slice(new_rate // 10, -new_rate // 10)
+    kept = module._resample(tone(1000, rate), rate, new_rate)
+    np.testing.assert_allclose(kept[inner], tone(1000, new_rate)[inner], atol=1e-4)
+    if rate > new_rate:
+        gone = module._resample(tone(0.6 * new_rate, rate), rate, new_rate)
+        assert np.abs(gone[inner]).max() < 1e-4
+
+
 def test_a_tone_lands_on_its_row_of_the_stft():
     pixels, _ = picture(tone(3000), 22_050, "stft", height=128)
     assert pixels.mean(axis=1).argmax() == int(3000 / 11_025 * 128)

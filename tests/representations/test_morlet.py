@@ -8,16 +8,21 @@ from scipy.signal import fftconvolve
 from advtrack.representations import morlet
 
 
-def direct(waveform, rate, rows):
-    """The definition at the full rate: power of the convolution with the sampled wavelet in float64."""
+def direct(waveform, rate, rows, finer=1, before=0):
+    """The definition in float64: power of the convolution with the wavelet, at the samples or ``finer`` times as often.
+
+    The first ``before`` of these times lie before the first sample.
+    """
     power = []
     for centre in morlet.frequencies(rate, rows):
         scale = rate * morlet.CENTRE / centre  # in samples
-        reach = int(8 * scale) + 1
-        time = np.arange(-reach, reach + 1) / scale
+        reach = (int(8 * scale) + 1) * finer
+        time = np.arange(-reach, reach + 1) / (scale * finer)
         wavelet = np.exp(-(time**2) / morlet.BANDWIDTH + 2j * np.pi * morlet.CENTRE * time)
         wavelet /= np.sqrt(np.pi * morlet.BANDWIDTH * scale)
-        transform = fftconvolve(waveform.astype(float), np.conj(wavelet[::-1]))[reach : reach + len(waveform)]
+        spread = np.zeros(len(waveform) * finer)
+        spread[::finer] = waveform
+        transform = fftconvolve(spread, np.conj(wavelet[::-1]))[reach - before : reach - before + len(spread)]
         power.append(np.abs(transform) ** 2)
     return np.array(power)
 
@@ -47,6 +52,33 @@ def test_equal_to_direct_convolution_at_every_scale(signal, rate, n, rows, colum
     assert (error <= 1e-4 * pooled.max(axis=1)).all()
     error = np.abs(morlet.point_scalogram(waveform, rate, rows, columns) - full[:, :: n // columns]).max(axis=1)
     assert (error <= 1e-4 * full.max(axis=1)).all()
+
+
+@pytest.mark.parametrize("signal", ["noise", "click", "sweep"])
+@pytest.mark.parametrize("columns", [224, 96, 125])
+def test_equal_to_direct_convolution_where_columns_end_between_samples(signal, columns):
+    """The paper's UrbanSound8K: 32,000 samples in 224 columns of 142.86 each. Every edge is a multiple of 1 / 7."""
+    rate, n, rows = 8_000, 32_000, 5
+    waveform = signals(n, rate)[signal].astype(np.float32)
+    finer = 2 * columns // np.gcd(n, columns)
+    # A sample stands for the time from half a sample before it to half a sample after: so do its parts.
+    parts = direct(waveform, rate, rows, finer, before=finer // 2 - 1)[:, ::2]
+    pooled = parts.reshape(rows, columns, -1).mean(axis=2)
+    error = np.abs(morlet.scalogram(waveform, rate, rows, columns) - pooled).max(axis=1)
+    assert (error <= 1e-4 * pooled.max(axis=1)).all()
+    full = direct(waveform, rate, rows, finer)
+    points = full[:, :: n * finer // columns]
+    error = np.abs(morlet.point_scalogram(waveform, rate, rows, columns) - points).max(axis=1)
+    assert (error <= 1e-4 * full.max(axis=1)).all()
+
+
+def test_silence_beside_a_loud_sound_stays_silent():
+    """What a short clip is filled with is 0 in an image of 80 dB."""
+    rate, n = 16_000, 80_000
+    waveform = np.zeros(n, np.float32)
+    waveform[: n // 10] = np.random.default_rng(0).normal(size=n // 10)
+    power = morlet.scalogram(waveform, rate, 64, 224)
+    assert power[32:, 112:].max() < 1e-8 * power.max()
 
 
 def test_close_to_pywavelets():
