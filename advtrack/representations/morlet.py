@@ -6,8 +6,9 @@ scalogram is the clip's spectrum times that band, transformed back. Two savings 
 
 - Only as many time samples as the band needs are computed. Folding a spectrum of N bins to M is sampling its time
   signal at M points; M grows with the row's bandwidth, so that the squared magnitude is free of aliases too.
-- The mean power over a column's interval is taken on the Fourier series of the power, not on the M samples. It is the
-  mean over every sample of the clip, whatever M is, so that no event falls between samples.
+- A column's mean is the sum of its samples, corrected at its two ends for what lies between samples, as in numerical
+  integration (Gregory's rule), with weights made for the power's known band. It is the mean over the whole column,
+  whatever M is, so that no event falls between samples.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ LOWEST = 20.0  # Hz, the lowest row's frequency: the lower end of hearing (ours;
 
 _SPREAD = 1 / (np.pi * np.sqrt(2 * BANDWIDTH) * CENTRE)  # the band's standard deviation over its centre frequency
 _BAND = 6.0  # standard deviations kept on each side of a band: what is cut off lies 156 dB below its peak
-_POWER_BAND = 13.0  # standard deviations between aliases of the power, which is sqrt(2) wider: they meet below 3e-5
+# Standard deviations between aliases of the power, whose band is sqrt(2) wider than the wavelet's. They meet at 1e-4 of
+# its peak, so far from frequency 0 that a mean over a column keeps next to nothing of it.
+_POWER_BAND = 2 * _BAND
+_ENDS = 5  # samples on each side of a column's end that correct its sum
 _GROUP = 8  # rows transformed together: the FFT computes several at once in the time of two
 
 
@@ -38,8 +42,10 @@ class _Row:
 @dataclass(frozen=True, eq=False)
 class _Group:
     rows: list[_Row]  # neighbours, which share their number of time samples
-    samples: int  # M
-    column_mean: np.ndarray  # complex128 [M // 2 + 1], from the power's Fourier transform to that of the column means
+    samples: int  # M, a multiple of the plan's period
+    shift: np.ndarray  # complex64, for the bins of all rows: moves the samples to the middle of the time they stand for
+    first: int  # of these bins
+    ends: np.ndarray  # float32 [_ENDS] or fewer, weights of the samples at a column's ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +86,16 @@ def scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) -> np.nd
     spectrum = _spectrum(waveform, plan)
     parts = []
     for group in plan.groups:
-        power = _power(spectrum, group.rows, group.samples)
-        # In float64: single precision would spread a loud column's rounding over silent ones.
-        series = fft.rfft(power.astype(np.float64), axis=1)
-        series *= group.column_mean
-        parts.append(fft.ifft(_fold(series, plan.period), axis=1).real[:, :columns])
-    return np.maximum(np.concatenate(parts), 0).astype(np.float32)
+        shifted = spectrum[group.first : group.first + len(group.shift)] * group.shift
+        power = _power(shifted, group.rows, group.samples, group.first)
+        blocks = power.reshape(len(group.rows), plan.period, -1)
+        # What a column's end gives to the column behind it, and takes from the one before.
+        ends = len(group.ends)
+        moved = blocks[:, :, :ends] @ group.ends
+        moved -= np.roll(blocks[:, :, : -ends - 1 : -1] @ group.ends, 1, axis=1)
+        sums = blocks.sum(axis=2) + np.roll(moved, -1, axis=1) - moved
+        parts.append(sums[:, :columns] * np.float32(group.samples * plan.period / plan.length**2))
+    return np.maximum(np.concatenate(parts), 0)
 
 
 def point_scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) -> np.ndarray:
@@ -96,7 +106,7 @@ def point_scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) ->
     """
     plan = _plan(len(waveform), rate, rows, columns)
     spectrum = _spectrum(waveform, plan)
-    parts = [_power(spectrum, group.rows, plan.period)[:, :columns] for group in plan.groups]
+    parts = [_power(spectrum, group.rows, plan.period, 0)[:, :columns] for group in plan.groups]
     return np.concatenate(parts) * np.float32(plan.period / plan.length) ** 2
 
 
@@ -107,15 +117,19 @@ def _spectrum(waveform: np.ndarray, plan: _Plan) -> np.ndarray:
     return np.concatenate([spectrum[-plan.margin :], spectrum, spectrum[: plan.margin]]).astype(np.complex64)
 
 
-def _power(spectrum: np.ndarray, rows: list[_Row], samples: int) -> np.ndarray:
-    """Power of each row at equidistant points of the padded clip, float32 [rows, samples]."""
+def _power(spectrum: np.ndarray, rows: list[_Row], samples: int, first: int) -> np.ndarray:
+    """Power of each row at equidistant points of the padded clip, float32 [rows, samples].
+
+    ``spectrum`` begins at bin ``first`` of the plan's.
+    """
     # A band starts at bin 0 here, not at its own frequency: that turns the phase, which the power does not see.
     bands = np.zeros((len(rows), samples), np.complex64)
     for row, folded in zip(rows, bands, strict=True):
+        own = spectrum[row.bins.start - first : row.bins.stop - first]
         if len(row.band) <= samples:
-            np.multiply(spectrum[row.bins], row.band, out=folded[: len(row.band)])
+            np.multiply(own, row.band, out=folded[: len(row.band)])
         else:
-            folded[:] = _fold((spectrum[row.bins] * row.band)[None], samples)
+            folded[:] = _fold((own * row.band)[None], samples)
     wavelet = fft.ifft(bands, axis=1, overwrite_x=True)
     squares: np.ndarray = np.square(wavelet.view(np.float32)).reshape(len(rows), samples, 2)
     return squares[:, :, 0] + squares[:, :, 1]
@@ -165,22 +179,38 @@ def _prime_factors(number: int) -> list[int]:
 
 
 def _group(centres: np.ndarray, length: int, period: int) -> _Group:
-    """Bands of neighbouring scales, whose centres are in cycles per sample, and their way to column means."""
+    """Bands of neighbouring scales, whose centres are in cycles per sample, and what their columns' means take."""
     widest = _SPREAD * centres[-1] * length  # in bins
-    samples = fft.next_fast_len(int(np.ceil(_POWER_BAND * widest)) + 8)
+    least = max(2 * _ENDS, math.ceil(_POWER_BAND * widest / period))
+    count = min(range(least, least + least // 8 + 4), key=lambda count: count * sum(_prime_factors(count)))
     width, between = divmod(length, period)
     if not between:  # columns end at samples, and what lies between these does not count
-        samples = min(length, samples)
-    j = np.arange(samples // 2 + 1)
-    # Mean of exp(2 pi i j t / length) over a column: over its samples a Dirichlet kernel, over all its time a sinc.
-    kernel = np.sinc(j / period)
-    if not between:
-        kernel[1:] = np.sin(np.pi * j[1:] / period) / (width * np.sin(np.pi * j[1:] / length))
-    kernel[1 : (samples + 1) // 2] *= 2  # negative frequencies, which a real signal's transform leaves out
-    phase = np.exp(1j * np.pi * j * (length / period - 1) / length)
-    gain = samples / length**2 * period  # of the transforms' own 1 / M and 1 / period
+        count = min(width, count)
+    samples = count * period
     rows = [_row(centre, length) for centre in centres]
-    return _Group(rows, samples, gain * kernel * phase)
+    first = min(row.bins.start for row in rows)
+    bins = np.arange(first, max(row.bins.stop for row in rows)) - _margin(length)
+    # A point of the clip stands for the time from half a sample before it; so must each of the fewer points here.
+    shift = np.exp(2j * np.pi * bins * (length / samples - 1) / 2 / length).astype(np.complex64)
+    return _Group(rows, samples, shift, first, _end_weights(widest, samples, 0 if between else length)[:count])
+
+
+def _end_weights(widest: float, samples: int, length: int) -> np.ndarray:
+    """Weights that make a sum over M samples the mean over the time they stand for, or over the clip's own samples.
+
+    At j cycles per clip, the mean over all time is sinc(j / M) of the mean of the samples; over the clip's N own
+    samples, sinc(j / M) / sinc(j / N) of it. A symmetric filter with this response, applied before the sum, changes
+    it only at the ends: by the partial sums of its taps. They are fitted where the power has its band.
+    """
+    j = np.linspace(0, samples / 2, 400)
+    wanted = np.sinc(j / samples) / (np.sinc(j / length) if length else 1)
+    taps = np.arange(1, _ENDS + 1)
+    # sqrt(2) wider than the wavelet's band, and weighed no less than what cannot be seen.
+    weight = np.maximum(np.exp(-((j / (2 * widest)) ** 2)), 1e-6)[:, None]
+    responses = 2 * (np.cos(2 * np.pi * taps * j[:, None] / samples) - 1)
+    fitted = np.linalg.lstsq(weight * responses, weight[:, 0] * (wanted - 1), rcond=None)[0]
+    weights: np.ndarray = fitted[::-1].cumsum()[::-1].astype(np.float32)
+    return weights
 
 
 def _row(centre: float, length: int) -> _Row:
