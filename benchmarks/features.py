@@ -25,13 +25,11 @@ from typing import Any
 import librosa
 import numpy as np
 import pywt
-import torch
 from threadpoolctl import threadpool_limits
 
 from advtrack import data
 from advtrack.data import clip
 from advtrack.data.clip import Dataset
-from advtrack.models import checkpoint
 from advtrack.representations import REPRESENTATIONS, morlet, stft, tonnetz
 from advtrack.representations.extract import extract
 from advtrack.representations.image import ImageSettings, fit, images, resize, to_unit
@@ -176,6 +174,10 @@ def workers(dataset: Dataset, settings: ImageSettings, clips: int) -> dict[str, 
 
 def precision(dataset: Dataset, folder: Path) -> dict[str, Any]:
     """What storing half floats or bytes instead of floats does to a victim's predictions, over all clips."""
+    import torch  # here: worker processes import this file, and need neither
+
+    from advtrack.models import checkpoint
+
     victim = checkpoint.load(folder)
     settings, name = ImageSettings(**victim.description.clip), victim.description.representation
     exact = np.stack([images(*clip.decode(one.path), [name], settings)[name][0] for one in dataset.clips])
@@ -208,7 +210,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="a folder in the ESC-50 layout")
     parser.add_argument("--clips", type=int, default=5, help="clips for the timings of single steps")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pool-clips", type=int, default=40, help="clips for the gain of several workers")
+    parser.add_argument("--pool-clips", type=int, default=100, help="clips for the gain of several workers")
     parser.add_argument("--full", action="store_true", help="extract the whole data set, with copies, at 224 x 224")
     parser.add_argument("--victim", type=Path, help="a checkpoint folder, to measure the stored precision on")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/features.json"))
