@@ -326,7 +326,7 @@ def _computed(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
-        yield shown(pool.map(compute, tasks, chunksize=max(1, min(8, len(tasks) // workers))))
+        yield shown(pool.map(compute, tasks, chunksize=2))
     except BrokenProcessPool as error:
         raise InputError(
             "a worker died, most likely for want of memory: free some and run again; finished shards are kept"
