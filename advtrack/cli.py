@@ -215,9 +215,9 @@ def features(representation: str, reference: str, device: str, **options: Any) -
 @_stage
 def train(**options: Any) -> None:
     """Train the folds of a model; each becomes a registered version."""
-    from advtrack.stages.train import run
+    from advtrack.stages.train import check, run
 
-    _train("train", run, options)
+    _train("train", check, run, options)
 
 
 @cli.command("adv-train")
@@ -227,9 +227,9 @@ def train(**options: Any) -> None:
 @_stage
 def adv_train(**options: Any) -> None:
     """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""
-    from advtrack.stages.adversarial_train import run
+    from advtrack.stages.adversarial_train import check, run
 
-    _train("adv-train", run, options)
+    _train("adv-train", check, run, options)
 
 
 @cli.command()
@@ -327,8 +327,8 @@ def _check_ranges(values: dict[str, Any]) -> None:
                     raise InputError(f"--overrides {option.name}={values[option.name]}: {error.message}") from None
 
 
-def _train(stage: str, run: Callable[[Any], str], options: dict[str, Any]) -> None:
-    from advtrack.stages.train import Training, check
+def _train(stage: str, check: Callable[[Any], object], run: Callable[[Any], str], options: dict[str, Any]) -> None:
+    from advtrack.stages.train import Training
 
     options.pop("data_dir")
     models, representations = _all(options.pop("model"), MODELS), _all(options.pop("representation"), REPRESENTATIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,6 @@ LISTED = 10  # bad files named in one error before the rest is only counted
 LOUDEST = 1e6
 _BLOCK = 1 << 20  # samples decoded at a time
 _UNKNOWN = 1 << 62  # more samples than this are announced where the number was not known
-_TAGS = 4096  # bytes that may follow the sound of an MP3 file
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
             with soundfile.SoundFile(stream) as file:
                 announced, rate = file.frames, int(file.samplerate)
                 parts = list(_blocks(file))
-            unread = size - stream.tell()
+            partly = file.format == "MP3" and _frames_behind(path, stream.tell())
     except FileNotFoundError:
         raise InputError(f"{path} is not there: restore it") from None
     except (OSError, soundfile.SoundFileError, TypeError, ValueError) as error:
@@ -198,7 +198,7 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
     samples = np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
     if cut_off or len(samples) < announced < _UNKNOWN:
         raise InputError(f"{path} is cut off before its end: replace or remove it")
-    if file.format == "MP3" and unread > _TAGS:
+    if partly:
         raise InputError(f"{path} holds more sound than it announces (VBR without a Xing header): convert it")
     if not len(samples):
         raise InputError(f"{path} holds no samples: replace or remove it")
@@ -238,7 +238,18 @@ def _cut_off(stream: BinaryIO, size: int) -> bool:
         announced = int.from_bytes(head[16:24], "little")
     elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:  # AU; all ones where the length was not known
         announced = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
-    return announced > size
+    unknown = announced >> 24 in range(0x7F, 0x101) or announced >> 56 in range(0x7F, 0x101)  # written to a pipe
+    return announced > size and not unknown
+
+
+def _frames_behind(path: Path, position: int) -> bool:
+    """Whether frames like the first of an MP3 file lie behind a position; tags that end it are no frames."""
+    content = path.read_bytes()
+    size = [byte & 0x7F for byte in content[6:10]]  # of an ID3v2 tag, seven bits each
+    first = 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3]) if content[:3] == b"ID3" else 0
+    header, rate = content[first : first + 2], content[first + 2] & 0x0C
+    alike = [at.end() for at in re.finditer(re.escape(header), content[:-1]) if at.start() >= position]
+    return len(header) == 2 and sum(content[end] & 0x0C == rate for end in alike) >= 3
 
 
 def _chunk_end(stream: BinaryIO, first: int, order: Literal["little", "big"], width: int, padded: bool) -> int:
@@ -248,7 +259,7 @@ def _chunk_end(stream: BinaryIO, first: int, order: Literal["little", "big"], wi
         length = int.from_bytes(header[4:], order)
         if header[:4] == b"data":
             # Writers to a pipe leave 0, all ones, or about half of that.
-            streamed = length == 0 or length >> (8 * width - 16) in (0x7FFF, 0xFFFF)
+            streamed = length == 0 or length >> (8 * width - 8) >= 0x7F
             return 0 if streamed else stream.tell() + length
         stream.seek(length + (length % 2 if padded else 0), os.SEEK_CUR)
     return 0
@@ -285,13 +296,14 @@ def leaks(dataset: Dataset, checksums: Sequence[str]) -> list[str]:
 
 
 def checksums(dataset: Dataset) -> tuple[str, ...]:
-    """SHA-256 of each clip's file, sixteen hex digits; 'absent' for one that is not there."""
+    """SHA-256 of each clip's file, sixteen hex digits; 'unreadable' for one that is not there or cannot be read."""
 
     def checksum(clip: Clip) -> str:
-        if not clip.path.exists():
-            return "absent"
-        with clip.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        try:
+            with clip.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        except OSError:  # `unusable` says what is the matter with it
+            return "unreadable"
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return tuple(pool.map(checksum, dataset.clips))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from advtrack.errors import InputError
-from advtrack.models.zoo import check_weights
+from advtrack.models.zoo import check_size, check_weights
+from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.features import find_store
 from advtrack.stages.train import Training, train_folds, weights_digest, weights_of
 from advtrack.stages.victims import find_victim
@@ -15,6 +16,18 @@ def run(options: Training) -> str:
 
     The alias ``robust`` goes to the fold that ``standard`` points at, so that the two victims compared differ in
     nothing but their training.
+
+    Raises
+    ------
+    InputError
+        As `check`.
+    """
+    store, features_run, standard = check(options)
+    return train_folds(options, weights_of(options.model, options.weights), store, features_run, standard=standard)
+
+
+def check(options: Training) -> tuple[SpectrogramSet, str, registry.Registered]:
+    """Refuse what cannot be trained, before anything is: the spectrograms, the run that made them, the plain victim.
 
     Raises
     ------
@@ -43,4 +56,5 @@ def run(options: Training) -> str:
     fold = int(standard.tags["fold"])
     if fold >= options.folds:
         raise InputError(f"--folds {options.folds}: the plain victim is fold {fold}; use at least --folds {fold + 1}")
-    return train_folds(options, weights, store, features_run, standard=standard)
+    check_size(options.model, *store.shape[1:])
+    return store, features_run, standard

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import hashlib
 import io
 import json
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -78,7 +78,7 @@ def run(options: Attacking) -> str:
     victim = checkpoint.load(registry.download(version), device)
     training = victim.description.training
     store, _ = find_store(victim.description.dataset, options.representation, store_digest=training["store_digest"])
-    plain = _plain_records(version, options) if training["kind"] == "adversarial" else {}
+    plain = plain_records(version, options.attacks) if training["kind"] == "adversarial" else {}
     attacked = _Attacked(options, version, victim, store, storage, device)
     keys = {attack: _attack_key(options, attack, victim, plain.get(attack)) for attack in options.attacks}
     tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
@@ -154,15 +154,15 @@ def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[s
 def _lock(storage: str, key: str) -> Path:
     """A file that processes of this machine which search the same budget in the same storage have in common."""
     place = hashlib.sha256(f"{Path.cwd()} {storage} {key}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"advtrack-{getpass.getuser()}" / f"{place}.lock"
+    return Path(tempfile.gettempdir()) / f"advtrack-{os.getuid()}" / f"{place}.lock"
 
 
-def _plain_records(version: registry.Registered, options: Attacking) -> dict[str, AttackRecord]:
+def plain_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
     """Results on the plainly trained victim that differs from this one in nothing but its training, by attack."""
     standard = registry.by_alias(version.name, registry.STANDARD)
     if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
         return {}
-    return find_records(standard, options.attacks)
+    return find_records(standard, attacks)
 
 
 def _sample_limit(options: Attacking, attack: str) -> int:

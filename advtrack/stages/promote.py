@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
-from advtrack.stages.attack import find_records
+from advtrack.stages.attack import find_records, plain_records
 from advtrack.stages.victims import only_victim
 from advtrack.tracking import registry, runs
 
@@ -49,8 +49,12 @@ def run(options: Promotion) -> str:
         if candidate.tags["training"] == "plain":
             rates = {attack: record.fooling_rate for attack, record in found.items()}
         else:
-            under_plain = {attack: record.transferred_fooling_rate for attack, record in found.items()}
-            rates = {attack: rate for attack, rate in under_plain.items() if rate is not None}
+            now = {attack: record.run_id for attack, record in plain_records(candidate, TABLE_ATTACKS).items()}
+            rates = {
+                attack: record.transferred_fooling_rate
+                for attack, record in found.items()
+                if record.transferred_fooling_rate is not None and record.plain_run_id == now.get(attack)
+            }
         (victim_data,) = runs.inputs(candidate.run_id)
         stage.dataset(*victim_data)
         stage.tags({"lineage": ",".join(sorted({candidate.run_id, *(record.run_id for record in found.values())}))})
@@ -78,7 +82,7 @@ def run(options: Promotion) -> str:
 
 
 def _unproven(rates: dict[str, float], candidate: registry.Registered) -> list[str]:
-    """Attacks without a rate: not tried on the candidate, or before the plain victim's budget was known."""
+    """Attacks without a rate: not tried on the candidate, or not under the budget the plain victim has now."""
     missing = [attack for attack in TABLE_ATTACKS if attack not in rates]
     if not missing:
         return []

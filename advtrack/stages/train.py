@@ -71,8 +71,20 @@ class Training:
         return "train" if self.eps is None else "adv-train"
 
 
-def check(options: Training) -> None:
-    """Refuse what cannot be trained, before anything is.
+def run(options: Training) -> str:
+    """Train the folds; the MLflow run that holds them.
+
+    Raises
+    ------
+    InputError
+        As `check`.
+    """
+    store, features_run = check(options)
+    return train_folds(options, weights_of(options.model, options.weights), store, features_run, standard=None)
+
+
+def check(options: Training) -> tuple[SpectrogramSet, str]:
+    """Refuse what cannot be trained, before anything is: the spectrograms, and the run that made them.
 
     Raises
     ------
@@ -80,22 +92,9 @@ def check(options: Training) -> None:
         Weights the model cannot have, no spectrograms to train on, or images too small for the model.
     """
     check_weights(options.model, weights_of(options.model, options.weights))
-    store, _ = find_store(options.dataset, options.representation, features_run=options.features_run)
-    check_size(options.model, *store.shape[1:])
-
-
-def run(options: Training) -> str:
-    """Train the folds; the MLflow run that holds them.
-
-    Raises
-    ------
-    InputError
-        Weights the model cannot have, or no spectrograms to train on.
-    """
-    weights = weights_of(options.model, options.weights)
-    check_weights(options.model, weights)
     store, features_run = find_store(options.dataset, options.representation, features_run=options.features_run)
-    return train_folds(options, weights, store, features_run, standard=None)
+    check_size(options.model, *store.shape[1:])
+    return store, features_run
 
 
 def train_folds(
@@ -162,10 +161,13 @@ def train_folds(
             accuracies = [fold.test_accuracy for fold in folds]
             spread = {"test_accuracy_std": statistics.stdev(accuracies)} if len(folds) > 1 else {}
             stage.metrics({"test_accuracy": statistics.fmean(accuracies), **spread})
+        for fold in folds:
+            if version := registry.version(task.name, fold.version):
+                registry.tag(version, {"train_run": stage.run_id})
         best = max(folds, key=lambda fold: fold.stop_accuracy)
         chosen = best if fold_of_alias is None else folds[fold_of_alias]
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
-        _point(alias, task, chosen.version, stage.run_id)
+        _point(alias, task, chosen.version)
         listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
         logger.info(
             "%s (%s): test accuracy per fold %s; %s@%s is fold %d",
@@ -191,8 +193,8 @@ def weights_of(model: str, weights: str) -> str:
     return values.get(model, values.get("", "none"))
 
 
-def _point(alias: str, task: Task, number: str, run_id: str) -> None:
-    """Move an alias to a version of a training run, and say so if it leaves images of another kind."""
+def _point(alias: str, task: Task, number: str) -> None:
+    """Move an alias to a version, and say so if it leaves images of another kind."""
     version, before = registry.version(task.name, number), registry.by_alias(task.name, alias)
     if version is None:
         raise InputError(f"{task.name} version {number} is deleted: train it again with --force")
@@ -202,7 +204,6 @@ def _point(alias: str, task: Task, number: str, run_id: str) -> None:
             task.name, alias, before.version, before.tags["height"], before.tags["width"], version.version,
             *task.store.shape[1:],
         )  # fmt: skip
-    registry.tag(version, {"train_run": run_id})
     registry.set_alias(version, alias)
 
 

@@ -269,7 +269,7 @@ def umbrella(stage: str) -> Iterator[None]:
 def explain(stage: str, message: str) -> None:
     """Tell the run that ``mlflow run`` made, if a command failed before its stage took that run over."""
     if attached := os.environ.pop("MLFLOW_RUN_ID", None):
-        with suppress(MlflowException):  # the store itself may be what failed, and that has been said
+        with _impatient(), suppress(MlflowException):  # the store itself may be what failed, and that has been said
             StageRun(attached).tags({"stage": stage, "failure": message[:500]})
 
 

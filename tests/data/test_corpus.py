@@ -153,6 +153,44 @@ def test_an_mp3_that_would_be_read_in_part_is_refused(tmp_path):
         decode(tmp_path / "guessed.mp3")
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1])
+def test_a_short_mp3_that_would_be_read_in_part_is_refused(tmp_path, seconds):
+    samples = np.concatenate([np.random.default_rng(0).normal(size=4000) / 5, np.zeros(round(seconds * 44_100))])
+    options = {"format": "MP3", "bitrate_mode": "VARIABLE", "compression_level": 0.3}
+    soundfile.write(tmp_path / "clip.mp3", samples, 44_100, "MPEG_LAYER_III", **options)
+    content = (tmp_path / "clip.mp3").read_bytes()
+    (tmp_path / "guessed.mp3").write_bytes(content.replace(b"Xing", bytes(4), 1))
+    try:
+        found, _ = decode(tmp_path / "guessed.mp3")
+    except InputError as error:
+        assert "holds more sound" in str(error)
+    else:
+        assert len(found) > 0.9 * len(samples)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param(bytes(5000) + b"APETAGEX" + bytes(24), id="APE"),
+        pytest.param(np.random.default_rng(0).bytes(60_000), id="a picture"),
+        pytest.param(b"TAG" + bytes(125), id="ID3v1"),
+    ],
+)
+def test_tags_behind_an_mp3_are_no_sound(tmp_path, tag):
+    soundfile.write(tmp_path / "clip.mp3", sound(1, 44_100), 44_100, "MPEG_LAYER_III")
+    whole = decode(tmp_path / "clip.mp3")[0]
+    (tmp_path / "tagged.mp3").write_bytes((tmp_path / "clip.mp3").read_bytes() + tag)
+    np.testing.assert_array_equal(decode(tmp_path / "tagged.mp3")[0], whole)
+
+
+@pytest.mark.parametrize("size", [b"\x7f\x00\x00\x00", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"])
+def test_an_aiff_stream_of_unknown_length_is_no_damage(tmp_path, size):
+    soundfile.write(tmp_path / "clip.aiff", sound(1, 8000), 8000)
+    content = (tmp_path / "clip.aiff").read_bytes()
+    (tmp_path / "piped.aiff").write_bytes(content[:4] + size + content[8:])
+    np.testing.assert_array_equal(decode(tmp_path / "piped.aiff")[0], decode(tmp_path / "clip.aiff")[0])
+
+
 @pytest.mark.parametrize("level", [np.nan, np.inf, 5e19])
 def test_samples_whose_power_is_no_number_are_refused(tmp_path, level):
     samples = sound(1, 8000)[:, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
-from advtrack.stages import fold
+from advtrack.stages import adversarial_train, fold
 from advtrack.stages.train import Training, train_folds, weights_digest
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
@@ -164,3 +164,25 @@ def test_a_file_of_weights_counts_by_its_bytes(tmp_path):
     assert weights_digest(str(first)) == weights_digest(str(second))
     second.write_bytes(b"two")
     assert weights_digest(str(first)) != weights_digest(str(second))
+
+
+def test_every_fold_knows_its_training(train):
+    """An alias may be moved to any of them by hand."""
+    train(folds=2)
+    assert len({version.tags["train_run"] for version in registry.versions(NAME)}) == 1
+
+
+def test_adversarial_training_takes_the_plain_victims_spectrograms(store, monkeypatch):
+    """However many others there are."""
+    asked = []
+    victim = registry.Registered(NAME, "1", "run", {
+        "features_run": "theirs", "seed": "0", "weights": "none", "weights_digest": "none", "store_digest": "digest",
+        "fold": "0",
+    })  # fmt: skip
+    monkeypatch.setattr(adversarial_train, "find_victim", lambda *arguments: victim)
+    monkeypatch.setattr(adversarial_train, "check_size", lambda *arguments: None)
+    monkeypatch.setattr(
+        adversarial_train, "find_store", lambda *names, features_run: (asked.append(features_run), (Store(), "r"))[1]
+    )
+    adversarial_train.check(replace(OPTIONS, eps=0.1))
+    assert asked == ["theirs"]
