@@ -4,6 +4,7 @@ import pywt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import fftconvolve
+from scipy.special import erf
 
 from advtrack.representations import morlet
 
@@ -70,6 +71,28 @@ def test_equal_to_direct_convolution_where_columns_end_between_samples(signal, c
     points = full[:, :: n * finer // columns]
     error = np.abs(morlet.point_scalogram(waveform, rate, rows, columns) - points).max(axis=1)
     assert (error <= 1e-4 * full.max(axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "rows", "columns", "position"),
+    [
+        (80_000, 16_000, 224, 224, 1070),
+        (32_000, 8_000, 24, 300, 534),
+        (5000, 16_000, 40, 24, 1042),
+        (1001, 1000, 9, 8, 0),
+    ],
+)
+def test_a_click_in_closed_form(n, rate, rows, columns, position):
+    """Its power is the wavelet's squared envelope, a Gaussian, whose mean over a column is a difference of erf."""
+    click = np.zeros(n, np.float32)
+    click[position] = 1
+    power = morlet.scalogram(click, rate, rows, columns)
+    ends = np.arange(columns + 1) * n / columns - 0.5 - position
+    for row, centre in enumerate(morlet.frequencies(rate, rows)):
+        scale = rate * morlet.CENTRE / centre
+        share = np.diff(erf(np.sqrt(2 / morlet.BANDWIDTH) / scale * ends)) / 2
+        expected = share / np.sqrt(2 * np.pi * morlet.BANDWIDTH) * columns / n
+        assert np.abs(power[row] - expected).max() <= 1e-5 * expected.max()
 
 
 def test_silence_beside_a_loud_sound_stays_silent():
