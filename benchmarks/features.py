@@ -3,8 +3,8 @@
     python benchmarks/features.py --data-dir path/to/ESC-50
 
 Prints tables and writes the figures as JSON. Calls of ours and of the peers alternate; a figure is the median over
-clips and repeats. ``--full`` also extracts the whole data set with its pitch-shifted copies, ``--victim`` (a
-checkpoint folder) measures what the stored precision does to a trained network.
+clips and repeats. ``--pool-clips`` says how many clips are extracted with their pitch-shifted copies (the whole of
+ESC-10 has 400), ``--victim`` (a checkpoint folder) measures what the stored precision does to a trained network.
 """
 
 from __future__ import annotations
@@ -155,20 +155,22 @@ def extraction(dataset: Dataset, settings: ImageSettings, workers: int, augment:
     return taken, {"bytes_per_image": size}
 
 
-def workers(dataset: Dataset, settings: ImageSettings, clips: int) -> dict[str, float]:
+def workers(dataset: Dataset, settings: ImageSettings, clips: int) -> dict[str, Any]:
     """Extraction in this process and with a worker per core; the gain with and without the workers' start."""
     cores = len(os.sched_getaffinity(0))
     few, many = (replace(dataset, clips=dataset.clips[:n]) for n in (2 * cores, clips))
     begun, seconds = {}, {}
     for n in (1, cores):
         begun[n], _ = extraction(few, settings, n, augment=True)
-        seconds[n], _ = extraction(many, settings, n, augment=True)
+        seconds[n], size = extraction(many, settings, n, augment=True)
     return {
         "cores": cores,
+        "images_of_each": 5 * len(many.clips),
         "one_worker_s": seconds[1],
         "all_cores_s": seconds[cores],
         "gain": seconds[1] / seconds[cores],
         "gain_without_start": (seconds[1] - begun[1]) / (seconds[cores] - begun[cores]),
+        **size,
     }
 
 
@@ -210,8 +212,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="a folder in the ESC-50 layout")
     parser.add_argument("--clips", type=int, default=5, help="clips for the timings of single steps")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--pool-clips", type=int, default=100, help="clips for the gain of several workers")
-    parser.add_argument("--full", action="store_true", help="extract the whole data set, with copies, at 224 x 224")
+    parser.add_argument("--pool-clips", type=int, default=100, help="clips extracted by one worker and by several")
     parser.add_argument("--victim", type=Path, help="a checkpoint folder, to measure the stored precision on")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/features.json"))
     arguments = parser.parse_args()
@@ -227,9 +228,6 @@ def main() -> None:
         found["steps"] = stages(paths, settings, arguments.repeats)
         found["one_pass_224"] = one_pass(paths, settings)
     found["workers"] = workers(dataset, settings, arguments.pool_clips)
-    if arguments.full:
-        seconds, size = extraction(dataset, settings, len(os.sched_getaffinity(0)), augment=True)
-        found["full"] = {"images_of_each": 5 * len(dataset.clips), "seconds": seconds, **size}
     if arguments.victim:
         found["precision"] = precision(dataset, arguments.victim)
     for title, values in found.items():
