@@ -67,6 +67,13 @@ _one_representation = click.option("--representation", type=_choice(REPRESENTATI
 _model = click.option("--model", type=_choice(MODELS, "all"), default="alexnet", show_default=True)
 _one_model = click.option("--model", type=_choice(MODELS), default="alexnet", show_default=True)
 _victim = click.option("--victim", default="standard", show_default=True, help="Alias or version number.")
+_precision = click.option(
+    "--precision",
+    type=_choice(("fp32", "bf16")),
+    default="fp32",
+    show_default=True,
+    help="Of the passes; bf16 is fast on GPUs and on CPUs with AMX. An attack's successes are proven in fp32.",
+)
 _storage = click.option(
     "--storage", default="sqlite:///optuna.db", show_default=True, help="Optuna storage of the studies."
 )
@@ -111,13 +118,7 @@ _training = _options(
         show_default=True,
         help="Time roll with masks and mixup, time roll alone, or none.",
     ),
-    click.option(
-        "--precision",
-        type=_choice(("fp32", "bf16")),
-        default="fp32",
-        show_default=True,
-        help="Of the training passes; bf16 is fast on GPUs and on CPUs with AMX.",
-    ),
+    _precision,
     _seed,
     _device,
     _work_dir,
@@ -249,7 +250,7 @@ def adv_train(**options: Any) -> None:
     show_default=True,
     help="Cap on iterations, 0 for each attack's own; with exceptions by attack.",
 )
-@_options(_storage, _seed, _device, _force)
+@_options(_precision, _storage, _seed, _device, _force)
 @_stage
 def attack(attack_name: str, data_dir: str, **options: Any) -> None:
     """Search the smallest budget of attacks that fools a registered victim at the target rate."""

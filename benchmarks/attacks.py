@@ -7,7 +7,8 @@
 
 Libraries take turns; a time is the median over ``--repeats`` of the calls that ended within ``--limit`` seconds. It is
 given in units of one forward and backward pass of all clips, measured in the same turns. Every result is judged in the
-same way: predicted class, within [0, 1], within eps. Writes JSON too.
+same way: predicted class, within [0, 1], within eps. The network is given to all as it comes from training, in
+evaluation mode: whether its weights are spared their gradients is the library's affair. Writes JSON too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from victim import add_options, choose
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import frozen, is_adversarial
+from advtrack.attacks.base import is_adversarial
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.search.space import Samples
@@ -153,17 +154,19 @@ def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limi
     rows = {name: _row(one, len(samples), unit, limit) for name, one in found.items()}
     ours = rows[OURS]
     floor = ours["backwards"] * unit + (ours["forwards"] - ours["backwards"]) * single
-    as_good = {n: r for n, r in rows.items() if n != OURS and r["ended"] and _as_good(r, ours)}
-    best = min(as_good, key=lambda name: as_good[name]["seconds"], default=None)
-    art = min((row["seconds"] for name, row in rows.items() if name.startswith("ART")), default=float("nan"))
+    rivals = {n: r for n, r in rows.items() if n != OURS and r["ended"] and r["success"] >= ours["success"]}
+    as_good = {n: r for n, r in rivals.items() if _as_near(r, ours, case)}
+    best = min(as_good or rivals, key=lambda name: rivals[name]["seconds"], default=None)
+    art = min((row["seconds"] for name, row in rows.items() if name.startswith("ART")), default=None)
     return {
         "libraries": rows,
         "eps": case.eps,
         "unit_seconds": unit,
         "overhead": ours["seconds"] / floor,
         "best_peer": best,
-        "to_best": ours["seconds"] / as_good[best]["seconds"] if best else None,
-        "to_art": ours["seconds"] / art,
+        "best_peer_is_as_near": best in as_good,
+        "to_best": ours["seconds"] / rivals[best]["seconds"] if best else None,
+        "to_art": ours["seconds"] / art if art else None,
         "needed": {"to_best": case.to_best, "to_art": case.to_art},
     }
 
@@ -181,9 +184,9 @@ def _row(one: Measured, samples: int, unit: float, limit: float) -> dict[str, An
     }
 
 
-def _as_good(row: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether a peer fools as many, no farther away (1% is rounding)."""
-    return row["success"] >= ours["success"] and row["distance"] <= 1.01 * ours["distance"]
+def _as_near(row: dict[str, Any], ours: dict[str, Any], case: Case) -> bool:
+    """Whether a peer's examples lie no farther away (1% is rounding); where eps is given, that is the bound."""
+    return case.eps is not None or row["distance"] <= 1.01 * ours["distance"]
 
 
 def eps_for(network: nn.Module, samples: Samples, rate: float, iterations: int) -> float:
@@ -232,13 +235,14 @@ def show(title: str, found: dict[str, Any]) -> None:
             f"  {name:26} {row['success']:8.0%} {row['distance']:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
             f"{sign}{row['units']:7.1f} {'<' if sign == '>' else ' '}{ratio:7.2f}"
         )
-    to_best = (
-        "no peer as good ended" if found["best_peer"] is None else f"{found['to_best']:.2f} ({found['best_peer']})"
-    )
-    print(
-        f"  to the fastest peer as good: {to_best}, needed {found['needed']['to_best']}; "
-        f"to ART: {found['to_art']:.2f}, needed {found['needed']['to_art']}"
-    )
+    if found["best_peer"] is None:
+        to_best = "no peer that fools as many ended"
+    else:
+        farther = "" if found["best_peer_is_as_near"] else "; its examples lie farther away, as those of all peers do"
+        to_best = f"{found['to_best']:.2f} ({found['best_peer']}{farther})"
+    print(f"  to the fastest peer that fools as many, as near: {to_best}, needed {found['needed']['to_best']}")
+    if found["to_art"] is not None:
+        print(f"  to ART: {found['to_art']:.2f}, needed {found['needed']['to_art']}")
 
 
 def main() -> None:
@@ -258,12 +262,11 @@ def main() -> None:
     given = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], arguments.clips, 0, chosen.device)
     found: dict[str, Any] = {"victim": chosen.title, "clips": len(given.samples)}
     print(f"{chosen.title}, {len(given.samples)} clips")
-    with frozen(network):
-        for case in cases(network, given.samples, classes, arguments.iterations):
-            if arguments.only in case.title:
-                found[case.title] = measure(network, given.samples, case, arguments.repeats, arguments.limit)
-                show(case.title, found[case.title])
-                arguments.out.write_text(json.dumps(found, indent=2) + "\n")
+    for case in cases(network, given.samples, classes, arguments.iterations):
+        if arguments.only in case.title:
+            found[case.title] = measure(network, given.samples, case, arguments.repeats, arguments.limit)
+            show(case.title, found[case.title])
+            arguments.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.errors import InputError
 
+logger = logging.getLogger("advtrack")
+
+Precision = Literal["fp32", "bf16"]
 Norm = Literal["l0", "l2", "linf"]
 
 
@@ -73,18 +78,80 @@ def per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 def in_batches(
-    attack: Callable[..., AttackOutcome], network: nn.Module, x: Tensor, y: Tensor, batch_size: int, **params: Any
+    attack: Callable[..., AttackOutcome],
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    *,
+    targeted: bool,
+    precision: Precision = "fp32",
+    **params: Any,
 ) -> AttackOutcome:
-    """Run ``attack`` on consecutive batches of ``x``. Tensors in ``params`` of the same length are split alike."""
-    outcomes = []
-    for start in range(0, max(len(x), 1), batch_size):
+    """Run ``attack`` on consecutive batches of ``x``.
+
+    Parameters
+    ----------
+    attack : callable
+        A native attack.
+    network, x, y, targeted, **params
+        Its arguments. Tensors in ``params`` with as many rows as ``x`` are split like it.
+    batch_size : int
+        Samples at a time. A batch for which the device's memory is too small is tried again with half as many, which
+        is logged; the samples after it come in the smaller batches too.
+    precision : {'fp32', 'bf16'}
+        With bf16 the attack sees the victim through bfloat16 autocast, and one more forward in float32 tells which of
+        its successes are successes. ``success_at`` remains what bfloat16 showed.
+
+    Raises
+    ------
+    InputError
+        If the device's memory is too small for a single sample.
+    """
+    seen = _InBFloat16(network) if precision == "bf16" else network
+    outcomes: list[AttackOutcome] = []
+    start = 0
+    while not outcomes or start < len(x):
         batch = slice(start, start + batch_size)
         own = {k: v[batch] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for k, v in params.items()}
-        outcomes.append(attack(network, x[batch], y[batch], **own))
+        try:
+            outcome = attack(seen, x[batch], y[batch], targeted=targeted, **own)
+            outcomes.append(_proven(outcome, network, y[batch], targeted) if precision == "bf16" else outcome)
+        except torch.OutOfMemoryError as error:
+            if batch_size == 1:
+                raise InputError(
+                    f"{x.device} has too little memory for one sample: free some, or choose --device cpu"
+                ) from error
+            batch_size //= 2
+            logger.warning("%s is out of memory: going on with batches of %d", x.device, batch_size)
+        else:
+            start += batch_size
     return AttackOutcome.concatenate(outcomes)
 
 
-_DEFAULT_EPS, _DEFAULT_BATCH_SIZE = 0.3, 32
+class _InBFloat16(nn.Module):
+    """A network in bfloat16 autocast, with float32 logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.network(x).float()
+
+
+def _proven(outcome: AttackOutcome, network: nn.Module, y: Tensor, targeted: bool) -> AttackOutcome:
+    """The outcome as the network itself, in its own precision, sees it: what it does not confirm is a failure."""
+    with frozen(network), torch.no_grad():
+        success = outcome.success & is_adversarial(network(outcome.x_adv), y, targeted)
+    first_success = outcome.first_success.where(success, -1)
+    return replace(outcome, success=success, first_success=first_success, forwards=outcome.forwards + 1)
+
+
+_DEFAULT_EPS = 0.3
+#: What every ART attack takes besides its own parameters: how it is run.
+_RUNNING: Mapping[str, Any] = {"batch_size": 32, "precision": "fp32"}
 
 
 class Attack(EvasionAttack):
@@ -140,21 +207,21 @@ class Attack(EvasionAttack):
         cls.defaults = {cls.art_names.get(name, name): default for name, default in own.items()}
         if own.get("eps") is inspect.Parameter.empty:
             cls.defaults["eps"] = _DEFAULT_EPS
-        cls.attack_params = [*EvasionAttack.attack_params, *cls.defaults, "batch_size"]
+        cls.attack_params = [*EvasionAttack.attack_params, *cls.defaults, *_RUNNING]
         given = inspect.Parameter("estimator", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        keywords = {**cls.defaults, "batch_size": _DEFAULT_BATCH_SIZE}.items()
+        keywords = {**cls.defaults, **_RUNNING}.items()
         named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in keywords]
         cls.__signature__ = inspect.Signature([given, *named])
 
-    def __init__(self, estimator: PyTorchClassifier, *, batch_size: int = _DEFAULT_BATCH_SIZE, **params: Any) -> None:
-        if unknown := params.keys() - self.defaults.keys():
+    def __init__(self, estimator: PyTorchClassifier, **params: Any) -> None:
+        if unknown := params.keys() - self.defaults.keys() - _RUNNING.keys():
             raise TypeError(f"{type(self).__name__} has no parameter {', '.join(sorted(unknown))}")
         super().__init__(estimator=estimator)
         if estimator.clip_values is None or not np.array_equal(np.ravel(estimator.clip_values), [0.0, 1.0]):
             raise ValueError("clip_values of the classifier must be (0, 1): attacks work on inputs in [0, 1]")
         if not all(_is_identity(operation) for operation in estimator.preprocessing_operations):
             raise ValueError("the classifier has preprocessing: put it inside the network, where gradients see it")
-        self.set_params(batch_size=batch_size, **{**self.defaults, **params})
+        self.set_params(**{**self.defaults, **_RUNNING, **params})
 
     def _check_params(self) -> None:
         """Refuse what no attack can run with. Subclasses add what they alone know."""
@@ -165,6 +232,8 @@ class Attack(EvasionAttack):
                 raise ValueError(f"{name} must be a positive integer, not {value}")
         if not isinstance(self.targeted, bool):
             raise ValueError(f"targeted must be True or False, not {self.targeted}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be fp32 or bf16, not {self.precision}")
 
     def native_params(self) -> dict[str, Any]:
         """The parameters of this attack under the names of its native function."""
@@ -192,8 +261,8 @@ class Attack(EvasionAttack):
         labels = torch.as_tensor(np.asarray(y), device=device)
         labels = labels.argmax(1) if labels.ndim == 2 else labels.long()
         extra = {k: torch.as_tensor(v, dtype=torch.float32, device=device) for k, v in kwargs.items()}
-        native = type(self).native
-        outcome = in_batches(native, network, inputs, labels, self.batch_size, **self.native_params(), **extra)
+        running = {name: getattr(self, name) for name in _RUNNING}
+        outcome = in_batches(type(self).native, network, inputs, labels, **running, **self.native_params(), **extra)
         return outcome.x_adv.cpu().numpy()
 
 

@@ -15,6 +15,8 @@ SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, sect
 
 #: Ours (the authors' code adds 1e-4 to every step): on a tie the distance is 0, and no overshoot crosses it.
 SHORTEST_STEP = 1e-6
+#: Ours: by how much a boundary's slope is taken to grow at most from one iteration to the next.
+_NORM_GROWTH = 2.0
 
 
 def deepfool(
@@ -53,7 +55,8 @@ def deepfool(
     -------
     AttackOutcome
         ``x_adv`` of a success is lengthened and clipped to [0, 1] before the forward that shows it adversarial. An
-        iteration costs that forward, and for samples that go on another one and a backward per candidate class.
+        iteration costs that forward, another one if samples of the batch leave, and a backward for each candidate class
+        whose boundary may be the nearest: all of them at first, few of them later.
     """
     _check(norm, overshoot, candidates, targeted)
     x = x.detach()
@@ -68,22 +71,28 @@ def deepfool(
         for iteration in range(max_iter + 1):
             if not len(active):
                 break
-            with torch.no_grad():
-                logits = network(x_adv[active])
+            x_k = x_adv[active].requires_grad_(iteration < max_iter)
+            logits = network(x_k)
             forwards[active] += 1
             if iteration == 0:
-                rivals = _rivals(logits, y, candidates)
+                rivals = _rivals(logits.detach(), y, candidates)
+                norms = torch.zeros_like(rivals, dtype=x.dtype)  # unknown, so that every boundary may be near
 
             fooled = is_adversarial(logits, y[active], targeted=False)
             first_success[active[fooled]] = iteration
             active = active[~fooled]
             if iteration == max_iter or not len(active):
                 break
+            if fooled.any():
+                # Another forward, for the rest, is cheaper than taking finished samples through every backward.
+                x_k = x_adv[active].requires_grad_()
+                logits = network(x_k)
+                forwards[active] += 1
 
-            # A forward of its own, for the rest: cheaper than taking finished samples through every backward.
-            step, in_sight = _step_to_boundary(network, x_adv[active], y[active], rivals[active], norm)
-            forwards[active] += 1
-            backwards[active] += rivals.shape[1]
+            step, in_sight, norms[active], passes = _step_to_boundary(
+                logits, x_k, y[active], rivals[active], norms[active], norm
+            )
+            backwards[active] += passes
 
             # Without a boundary in sight (zero or undefined gradients everywhere) a sample leaves as it is.
             active = active[in_sight]
@@ -103,39 +112,61 @@ def _rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
 
 
 def _step_to_boundary(
-    network: nn.Module, x_adv: Tensor, y: Tensor, rivals: Tensor, norm: Literal["linf", "l2"]
-) -> tuple[Tensor, Tensor]:
+    logits: Tensor, x_adv: Tensor, y: Tensor, rivals: Tensor, norms: Tensor, norm: Literal["linf", "l2"]
+) -> tuple[Tensor, Tensor, Tensor, int]:
     """Linearise the boundary between ``y`` and each rival at ``x_adv``, and step to the nearest one.
 
     With ``f = Z_rival - Z_y`` and ``w = df/dx``, a boundary is ``|f| / ||w||_1`` away along ``sign(w)`` in l-inf, and
-    ``|f| / ||w||_2`` along ``w / ||w||_2`` in l2.
+    ``|f| / ||w||_2`` along ``w / ||w||_2`` in l2. Rivals take their turns by the distances that the norms of the
+    iteration before let expect; one that would be no nearer even if its norm had doubled is not looked at.
+
+    Parameters
+    ----------
+    logits, x_adv : Tensor
+        The network's output, shape (N, classes), and the input, shape (N, C, H, W), that it was computed from.
+    y, rivals : Tensor of int64, shapes (N,) and (N, K)
+        True labels, and the classes whose boundaries are tried.
+    norms : Tensor, shape (N, K)
+        ``||w||`` of each rival as it was last seen; 0 if it never was.
 
     Returns
     -------
     step : Tensor, shape of ``x_adv``
     in_sight : Tensor of bool, shape (N,)
         False where no rival has a usable gradient; ``step`` means nothing there.
+    norms : Tensor, shape (N, K)
+        Brought up to date.
+    backwards : int
+        Backward passes of the batch.
     """
-    x_adv = x_adv.requires_grad_()
-    logits = network(x_adv)
     margins = logits.gather(1, rivals) - logits.gather(1, y.unsqueeze(1))
-
-    nearest = torch.full_like(logits[:, :1], torch.inf)
+    expected = margins.detach().abs() / (_NORM_GROWTH * norms)
+    nearest = x_adv.new_full((len(x_adv), 1), torch.inf)
     nearest_w = torch.zeros_like(x_adv).flatten(1)
-    for f in margins.unbind(1):
+    norms, backwards = norms.clone(), 0
+    # Unknown norms make it infinite, and a margin of 0 as well: both come first.
+    for rival in expected.nan_to_num(nan=0.0, posinf=0.0).argsort(dim=1, stable=True).unbind(1):
+        rival = rival.unsqueeze(1)
+        looked_at = norms.gather(1, rival).eq(0) | (expected.gather(1, rival) < nearest)
+        if not looked_at.any():
+            continue
+        f = margins.gather(1, rival)
         (w,) = torch.autograd.grad(f.sum(), x_adv, retain_graph=True)
+        backwards += 1
         w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
         w = w.masked_fill(((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0)), 0.0).flatten(1)
-        distance = (f.detach().abs() / w.norm(p=1 if norm == "linf" else 2, dim=1)).unsqueeze(1)
-        closer = distance < nearest
+        length = w.norm(p=1 if norm == "linf" else 2, dim=1, keepdim=True)
+        distance = f.detach().abs() / length
+        norms = norms.scatter(1, rival, length.where(looked_at, norms.gather(1, rival)))
+        closer = looked_at & (distance < nearest)
         nearest = torch.where(closer, distance, nearest)
         nearest_w = torch.where(closer, w, nearest_w)
 
     direction = nearest_w.sign() if norm == "linf" else nearest_w / nearest_w.norm(dim=1, keepdim=True)
     step = (nearest.clamp(min=SHORTEST_STEP) * direction).view_as(x_adv)
     # The last bits of a matrix product depend on the size of the batch. In float64, round them away.
-    return step.float().to(x_adv.dtype), nearest.isfinite().squeeze(1)
+    return step.float().to(x_adv.dtype), nearest.isfinite().squeeze(1), norms, backwards
 
 
 def _check(norm: str, overshoot: float, candidates: int, targeted: bool) -> None:

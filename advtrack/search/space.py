@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import Attack, Choices, Range, in_batches
+from advtrack.attacks.base import Attack, Choices, Precision, Range, in_batches
 from advtrack.attacks.outcome import AttackOutcome
 
 #: Budgets closer than this (relative) count as equal; ours.
@@ -153,7 +153,9 @@ class Search:
     max_iter : int
         Cap on the attack's iterations; 0 for its own largest.
     batch_size : int
-        Samples attacked at once.
+        Samples attacked at once, as long as the device's memory holds them.
+    precision : {'fp32', 'bf16'}
+        Of the attack's passes; see `in_batches`.
     """
 
     attack: str
@@ -162,6 +164,7 @@ class Search:
     seed: int
     max_iter: int = 0
     batch_size: int = 32
+    precision: Precision = "fp32"
 
     @property
     def spec(self) -> type[Attack]:
@@ -204,9 +207,8 @@ class Search:
         """Run the attack once on these samples."""
         labels = samples.target if self.spec.targets else samples.y
         extra: dict[str, Any] = {"start": samples.start, "seed": self.seed} if self.spec.starts else {}
-        return in_batches(
-            self.spec.native, network, samples.x, labels, self.batch_size, targeted=self.spec.targets, **params, **extra
-        )
+        running: dict[str, Any] = {"targeted": self.spec.targets, "precision": self.precision}
+        return in_batches(self.spec.native, network, samples.x, labels, self.batch_size, **running, **params, **extra)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.attacks.base import Precision
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
@@ -58,6 +59,7 @@ class Attacking:
     storage: str
     seed: int
     device: str
+    precision: Precision = "fp32"
     force: bool = False
 
 
@@ -174,14 +176,16 @@ def _sample_limit(options: Attacking, attack: str) -> int:
 
 def _search_of(options: Attacking, attack: str) -> Search:
     max_iter, _ = whole_number_for("max-iter", options.max_iter, attack, TABLE_ATTACKS)
-    return Search(attack, options.target_fooling_rate, options.trials, options.seed, max_iter)
+    return Search(
+        attack, options.target_fooling_rate, options.trials, options.seed, max_iter, precision=options.precision
+    )
 
 
 def _study_key(options: Attacking, attack: str, victim: Victim) -> str:
     """Short hash of what makes two searches the same study."""
     search = _search_of(options, attack)
     determined = {"victim": victim.checkpoint_id, "attack": attack, "seed": options.seed}
-    determined |= {"samples": _sample_limit(options, attack)}
+    determined |= {"samples": _sample_limit(options, attack), "precision": options.precision}
     determined |= {"target": options.target_fooling_rate, "longest": search.longest()}
     return runs.resume_key("study", CODE_VERSION, determined)[:6]
 

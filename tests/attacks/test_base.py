@@ -12,6 +12,7 @@ from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.attacks.base import Attack, Choices, Range, frozen, in_batches, is_adversarial
 from advtrack.attacks.fgsm import fgsm
 from advtrack.attacks.norms import perturbation_norms
+from advtrack.errors import InputError
 
 
 def test_frozen_restores_modes_and_flags(mlp_victim):
@@ -41,22 +42,86 @@ def test_success_is_argmax_and_needs_finite_logits():
 def test_in_batches_splits_what_has_a_value_per_sample(clips):
     seen = []
 
-    def spy(network, x, y, *, start, weights, eps):
+    def spy(network, x, y, *, targeted, start, weights, eps):
         seen.append((len(x), len(start), len(weights)))
         return fgsm(network, x, y, eps=eps)
 
     x = clips(5)
     y = torch.zeros(5, dtype=torch.int64)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
-    outcome = in_batches(spy, network, x, y, 2, start=x, weights=torch.ones(3), eps=0.1)
+    outcome = in_batches(spy, network, x, y, 2, targeted=False, start=x, weights=torch.ones(3), eps=0.1)
     assert seen == [(2, 2, 3), (2, 2, 3), (1, 1, 3)]
     assert torch.equal(outcome.x_adv, fgsm(network, x, y, eps=0.1).x_adv)
 
 
 def test_in_batches_of_nothing(clips, linear_victim):
-    outcome = in_batches(fgsm, linear_victim(), clips(0), torch.zeros(0, dtype=torch.int64), 4, eps=0.1)
+    outcome = in_batches(fgsm, linear_victim(), clips(0), torch.zeros(0, dtype=torch.int64), 4, targeted=False, eps=0.1)
     assert outcome.x_adv.shape == (0, 1, 4, 4)
     assert len(outcome.success) == len(outcome.l2) == 0
+
+
+class Small(nn.Module):
+    """A network on a device that holds only so many samples."""
+
+    def __init__(self, network, room):
+        super().__init__()
+        self.network, self.room, self.batches = network, room, []
+
+    def forward(self, x):
+        self.batches.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError
+        return self.network(x)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(clips, mlp_victim, caplog):
+    x, y = clips(11), torch.arange(11) % 4
+    network = mlp_victim()
+    outcome = in_batches(fgsm, Small(network, 3), x, y, 8, targeted=False, eps=0.1)
+    expected = fgsm(network, x, y, eps=0.1)
+    assert torch.equal(outcome.x_adv, expected.x_adv) and torch.equal(outcome.forwards, expected.forwards)
+    assert [record.getMessage() for record in caplog.records] == [
+        "cpu is out of memory: going on with batches of 4",
+        "cpu is out of memory: going on with batches of 2",
+    ]
+
+
+def test_a_sample_too_large_for_the_device_is_one_line(clips, mlp_victim):
+    victim = Small(mlp_victim(), 0)
+    with pytest.raises(InputError, match="too little memory for one sample"):
+        in_batches(fgsm, victim, clips(5), torch.zeros(5, dtype=torch.int64), 4, targeted=False, eps=0.1)
+    assert victim.batches == [4, 2, 1]
+
+
+def test_what_only_bfloat16_takes_for_a_success_is_a_failure(clips, predict):
+    class TwoFaced(nn.Module):
+        """In bfloat16 it is fooled by everything, otherwise by inputs whose first feature is above one half."""
+
+        def forward(self, x):
+            fooled = torch.ones(len(x)) if torch.is_autocast_enabled("cpu") else (x[:, 0, 0, 0] > 0.5).float()
+            return torch.stack([1 - fooled, fooled], 1) + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    x = clips(6, dtype=torch.float32)
+    x[:3, 0, 0, 0], x[3:, 0, 0, 0] = 0.2, 0.8
+    t = torch.ones(6, dtype=torch.int64)
+    outcome = in_batches(ATTACKS["bim_a"].native, TwoFaced(), x, t, 4, targeted=True, precision="bf16", eps=0.1)
+    assert outcome.success.tolist() == [False] * 3 + [True] * 3
+    assert outcome.first_success.tolist() == [-1] * 3 + [0] * 3
+    assert outcome.forwards.tolist() == [2] * 6  # the attack's, and the proof
+
+
+def test_bfloat16_sees_a_cheaper_victim_and_gives_float32_examples(clips, mlp_victim, predict, art_classifier):
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(12, dtype=torch.float32)
+    y = predict(network, x)
+    seen = set()
+    network[1].register_forward_hook(lambda module, given, result: seen.add(result.dtype))
+    attack = ATTACKS["bim_b"](art_classifier(network), eps=0.3, targeted=False, precision="bf16", max_iter=10)
+    x_adv = torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+    assert seen == {torch.bfloat16, torch.float32} and x_adv.dtype == torch.float32
+    assert (predict(network, x_adv) != y).float().mean() > 0.5
+    with pytest.raises(ValueError, match="precision"):
+        attack.set_params(precision="fp8")
 
 
 def test_norms_by_hand():
@@ -116,6 +181,29 @@ def test_the_paper_attacks_are_the_registry_without_fgsm():
     assert set(TABLE_ATTACKS) == set(ATTACKS) - {"fgsm"}
 
 
+class Sick(nn.Module):
+    """A victim whose logits overflow, or whose gradients are undefined, where the first feature is 1."""
+
+    def __init__(self, network, what):
+        super().__init__()
+        self.network, self.what = network, what
+
+    def forward(self, x):
+        sick = x[:, :1, :1, :1] == 1
+        if self.what == "gradients" and x.requires_grad:
+            x.register_hook(lambda gradient: gradient.masked_fill(sick, math.nan))
+        logits = self.network(x)
+        return logits.masked_fill(sick.flatten(1), math.inf) if self.what == "logits" else logits
+
+
+def struck(name, network, x, y, start):
+    """The outcome of the shortest run of an attack, with its defaults otherwise."""
+    attack = ATTACKS[name]
+    params = {"eps": 0.1} if not attack.minimises else {}
+    params |= {"max_iter": 1} if name != "fgsm" else {}
+    return attack.native(network, x, y, **params, **({"start": start} if attack.starts else {}))
+
+
 @pytest.mark.parametrize("name", list(ATTACKS))
 class TestEveryAttack:
     def test_describes_itself_consistently(self, name):
@@ -141,7 +229,7 @@ class TestEveryAttack:
     def test_constructor_takes_exactly_the_attack_parameters(self, name, art_classifier, linear_victim):
         first, *others = inspect.signature(ATTACKS[name]).parameters
         assert first == "estimator"
-        assert set(others) == set(ATTACKS[name].attack_params) == {*ATTACKS[name].defaults, "batch_size"}
+        assert set(others) == set(ATTACKS[name].attack_params) == {*ATTACKS[name].defaults, "batch_size", "precision"}
         classifier = art_classifier(linear_victim(dtype=torch.float32))
         assert all(getattr(ATTACKS[name](classifier), k) == v for k, v in ATTACKS[name].defaults.items())
         with pytest.raises(TypeError, match="has no parameter magic"):
@@ -152,3 +240,27 @@ class TestEveryAttack:
         accepted = inspect.signature(type(attack).native).parameters
         assert set(attack.native_params()) <= set(accepted)
         assert ("start" in accepted) == attack.starts
+
+    @pytest.mark.parametrize("classes", [1, 3])
+    @pytest.mark.parametrize("sick", [None, "logits", "gradients"])
+    @pytest.mark.parametrize("samples", [0, 7])
+    def test_is_sound_whatever_it_meets(self, name, linear_victim, clips, classes, sick, samples):
+        network = Sick(linear_victim(classes=classes, dtype=torch.float32), sick)
+        x = clips(samples, dtype=torch.float32)
+        x[::3, 0, 0, 0] = 1  # where the victim is sick, if it is
+        x[1::3].round_()  # features at exactly 0 and 1
+        before = x.clone()
+        y = torch.arange(samples) % classes  # of the samples, some are of that class and some are not
+        outcome = struck(name, network, x, y, clips(samples, dtype=torch.float32, seed=5))
+
+        assert torch.equal(x, before)
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+        assert outcome.x_adv.shape == x.shape and outcome.x_adv.isfinite().all()
+        assert ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()
+        for field in ("success", "first_success", "forwards", "backwards", "l0", "l2", "linf"):
+            assert getattr(outcome, field).shape == (samples,)
+        verdict = is_adversarial(network(outcome.x_adv), y, ATTACKS[name].defaults["targeted"])
+        assert torch.equal(outcome.success, verdict)
+        if name != "bim_b":  # which may lose again what it had
+            assert torch.equal(outcome.success, outcome.first_success >= 0)
+        assert (outcome.first_success <= 1).all() or name in ("carlini_wagner", "deepfool")

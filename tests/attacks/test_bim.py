@@ -148,7 +148,7 @@ def test_leaves_victim_and_input_alone(attacked, bim):
 def test_does_not_depend_on_the_batch_or_its_order(attacked, bim, batch_size):
     network, x, _, wrong = attacked
     whole = bim(network, x, wrong, eps=0.2, max_iter=10)
-    split = in_batches(bim, network, x, wrong, batch_size, eps=0.2, max_iter=10)
+    split = in_batches(bim, network, x, wrong, batch_size, targeted=True, eps=0.2, max_iter=10)
     turned = bim(network, x.flip(0), wrong.flip(0), eps=0.2, max_iter=10)
     for name in ("x_adv", "success", "first_success", "forwards", "l2", "linf"):
         assert torch.equal(getattr(whole, name), getattr(split, name))

@@ -1,7 +1,9 @@
 """Carlini and Wagner's attack against closed forms on linear victims, at the edges of the box, and pass by pass."""
 
+import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import CarliniL2Method
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -125,6 +127,33 @@ def test_the_search_finds_its_way_from_any_first_constant(attacked):
         assert outcome.l2.mean() <= 1.1 * best.mean()
 
 
+def constants_tried(monkeypatch, attack, x, y):
+    """The constants that ART tries on a single input, in order."""
+    tried = []
+
+    def spy(x, x_adv, target, c_weight, loss=attack._loss):
+        tried.extend(c_weight.tolist())
+        return loss(x, x_adv, target, c_weight)
+
+    monkeypatch.setattr(attack, "_loss", spy)
+    attack.generate(x, y)
+    return list(dict.fromkeys(tried))
+
+
+def test_art_never_bisects_the_constant(mlp_victim, clips, predict, other_labels, art_classifier, monkeypatch):
+    # ART's lower bound is an alias of the constant, doubled a line before: after the failures c, 2 c and the success
+    # 4 c it bisects between 4 c and 4 c, and so tries nothing between 2 c and 4 c.
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(1, dtype=torch.float32)
+    t = other_labels(predict(network, x))
+    art = CarliniL2Method(
+        art_classifier(network), targeted=True, initial_const=1e-3, binary_search_steps=15, max_iter=30, verbose=False
+    )
+    tried = constants_tried(monkeypatch, art, x.numpy(), np.eye(4, dtype=np.float32)[t])
+    assert len(tried) < 15
+    assert np.allclose(np.diff(np.log2(tried)), 1)  # each twice the one before, and then the last again and again
+
+
 def test_more_constants_never_lengthen_a_perturbation(attacked):
     network, x, _, t = attacked
     previous = torch.full((12,), torch.inf, dtype=torch.float64)
@@ -222,7 +251,7 @@ class Elementwise(nn.Module):
 def test_results_do_not_depend_on_the_batch(clips, predict, other_labels, batch_size):
     network, x = Elementwise(), clips(12)
     t = other_labels(predict(network, x))
-    whole, split = carlini_wagner(network, x, t), in_batches(carlini_wagner, network, x, t, batch_size)
+    whole, split = carlini_wagner(network, x, t), in_batches(carlini_wagner, network, x, t, batch_size, targeted=True)
     assert torch.equal(whole.x_adv, split.x_adv)
     assert torch.equal(whole.first_success, split.first_success)
     assert torch.equal(whole.forwards, split.forwards)

@@ -98,7 +98,7 @@ def test_does_not_depend_on_the_batch(mlp_victim, clips, predict, batch_size):
     network = mlp_victim()
     x = clips(8)
     y = predict(network, x)
-    whole, split = fgsm(network, x, y, eps=0.05), in_batches(fgsm, network, x, y, batch_size, eps=0.05)
+    whole, split = fgsm(network, x, y, eps=0.05), in_batches(fgsm, network, x, y, batch_size, targeted=False, eps=0.05)
     assert torch.equal(whole.x_adv, split.x_adv) and torch.equal(whole.success, split.success)
 
 

@@ -1,7 +1,12 @@
 """JSMA against a brute-force reading of Eq. 2 and 3, its limits, and the passes it makes."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
+from art.attacks.evasion import SaliencyMapMethod
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -68,6 +73,57 @@ def test_every_iterate_is_that_of_equation_2(attacked, theta, features_per_step)
     assert torch.equal(outcome.success, solved)
     lengths = torch.tensor([len(iterates) - 1 for iterates in by_hand])
     assert torch.equal(outcome.first_success[solved], lengths[solved])
+
+
+@pytest.fixture
+def two_ways(linear_victim):
+    """Feature 0 and 1 raise the target, and another class still more; 2 raises the target alone."""
+    network = linear_victim(classes=3, shape=(1, 1, 3), dtype=torch.float32)
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0, 0.0, -1.0], [4.0, 4.0, 0.0], [3.0, 3.0, 2.0]]))
+        network[1].bias.copy_(torch.tensor([1.5, 0.0, 0.0]))
+    return network
+
+
+def test_art_follows_the_target_alone_and_away_from_success(two_ways, art_classifier):
+    # ART ranks features by the target's gradient, without beta of Eq. 2, and so raises the rival with the target.
+    x, t = torch.full((1, 1, 1, 3), 0.0), torch.tensor([2])
+    classifier = art_classifier(two_ways, shape=(1, 1, 3), classes=3)
+    art = SaliencyMapMethod(classifier, theta=1.0, gamma=1.0, verbose=False).generate(x.numpy(), np.eye(3)[[2]])
+    assert art.flatten().tolist() == [1, 1, 1] and two_ways(torch.from_numpy(art)).argmax() == 1
+    ours = JSMA(classifier, theta=1.0).generate(x.numpy(), t.numpy())
+    assert ours.flatten().tolist() == [0, 0, 1] and two_ways(torch.from_numpy(ours)).argmax() == 2
+
+
+def test_art_changes_more_features_than_gamma_allows(mlp_victim, clips, predict, other_labels, art_classifier):
+    network = mlp_victim(dtype=torch.float32)
+    x = clips(12, dtype=torch.float32)
+    t = other_labels(predict(network, x))
+    classifier, gamma = art_classifier(network), 3 / 16
+    art = SaliencyMapMethod(classifier, theta=0.1, gamma=gamma, verbose=False).generate(x.numpy(), np.eye(4)[t.numpy()])
+    assert (art != x.numpy()).reshape(12, -1).sum(1).max() > 3
+    ours = JSMA(classifier, theta=0.1, gamma=gamma).generate(x.numpy(), t.numpy())
+    assert (ours != x.numpy()).reshape(12, -1).sum(1).max() == 3
+
+
+MEASURED = """
+import resource, sys, torch
+from torch import nn
+from advtrack.attacks.jsma import jsma
+
+network = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(64, 50))
+x, t = torch.full((4, 1, 768, 1568), 0.5), torch.arange(4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+outcome = jsma(network, x, t, theta=0.1, max_iter=3)
+assert outcome.backwards.max() == 6
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / x.nbytes)
+"""
+
+
+def test_memory_does_not_grow_with_the_classes():
+    # 4 inputs of 768 x 1568: the Jacobian of 50 logits would be 50 times as large as they are.
+    run = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 25
 
 
 def test_gamma_bounds_the_features_that_change(attacked):
@@ -139,7 +195,7 @@ def test_the_victim_and_the_inputs_are_left_as_they_came(attacked):
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_results_do_not_depend_on_the_batch(attacked, batch_size):
     network, x, t = attacked
-    whole, split = jsma(network, x, t), in_batches(jsma, network, x, t, batch_size)
+    whole, split = jsma(network, x, t), in_batches(jsma, network, x, t, batch_size, targeted=True)
     assert torch.equal(whole.x_adv, split.x_adv)
     assert torch.equal(whole.first_success, split.first_success)
 

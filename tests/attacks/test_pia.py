@@ -122,7 +122,7 @@ def test_a_seed_fixes_the_result_whatever_the_batch(attacked):
     first = pia(network, x, t, start=start, max_iter=8, seed=3)
     again = pia(network, x, t, start=start, max_iter=8, seed=3)
     other = pia(network, x, t, start=start, max_iter=8, seed=4)
-    split = in_batches(pia, network, x, t, 3, start=start, max_iter=8, seed=3)
+    split = in_batches(pia, network, x, t, 3, targeted=True, start=start, max_iter=8, seed=3)
     assert torch.equal(first.x_adv, again.x_adv) and torch.equal(first.forwards, again.forwards)
     assert not torch.equal(first.x_adv, other.x_adv)
     torch.testing.assert_close(split.x_adv, first.x_adv)
