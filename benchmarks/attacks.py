@@ -45,7 +45,8 @@ class Case:
     """One comparison: our attack, what it is held against, and what is asked of it."""
 
     title: str
-    ours: Callable[..., AttackOutcome]
+    #: By name: with the peers' budget, and where that buys more than they have, with less.
+    ours: dict[str, Callable[..., AttackOutcome]]
     peers: dict[str, peers.PeerAttack]
     targeted: bool
     norm: str
@@ -126,7 +127,7 @@ def judge(network: nn.Module, samples: Samples, x_adv: Tensor, case: Case) -> tu
 def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limit: float) -> dict[str, Any]:
     """All libraries in turns, and the cost of the passes beside them."""
     labels, device = (samples.target if case.targeted else samples.y), samples.x.device
-    calls = {OURS: lambda net, x, y: case.ours(net, x, y, targeted=case.targeted).x_adv, **case.peers}
+    calls = {name: _example_of(ours, case.targeted) for name, ours in case.ours.items()} | case.peers
     found = {name: Measured() for name in calls}
     pass_seconds: list[float] = []
     both_seconds: list[float] = []
@@ -152,22 +153,38 @@ def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limi
                 both_seconds.append(unit)
     unit, single = median(both_seconds), median(pass_seconds)
     rows = {name: _row(one, len(samples), unit, limit) for name, one in found.items()}
-    ours = rows[OURS]
-    floor = ours["backwards"] * unit + (ours["forwards"] - ours["backwards"]) * single
-    rivals = {n: r for n, r in rows.items() if n != OURS and r["ended"] and r["success"] >= ours["success"]}
-    as_good = {n: r for n, r in rivals.items() if _as_near(r, ours, case)}
-    best = min(as_good or rivals, key=lambda name: rivals[name]["seconds"], default=None)
-    art = min((row["seconds"] for name, row in rows.items() if name.startswith("ART")), default=None)
     return {
         "libraries": rows,
         "eps": case.eps,
         "unit_seconds": unit,
-        "overhead": ours["seconds"] / floor,
+        "overhead": {name: _overhead(rows[name], unit, single) for name in case.ours},
+        "compared": {
+            name: _compared(rows[name], {peer: rows[peer] for peer in case.peers}, case) for name in case.ours
+        },
+        "needed": {"to_best": case.to_best, "to_art": case.to_art},
+    }
+
+
+def _example_of(ours: Callable[..., AttackOutcome], targeted: bool) -> peers.PeerAttack:
+    return lambda network, x, y: ours(network, x, y, targeted=targeted).x_adv
+
+
+def _overhead(row: dict[str, Any], unit: float, single: float) -> float:
+    """Time over that of the passes made, each as cheap as in a full batch."""
+    return row["seconds"] / (row["backwards"] * unit + (row["forwards"] - row["backwards"]) * single)
+
+
+def _compared(ours: dict[str, Any], others: dict[str, dict[str, Any]], case: Case) -> dict[str, Any]:
+    """Ratios of times to the fastest peer that fools as many, as near if there is one, and to ART."""
+    rivals = {name: row for name, row in others.items() if row["ended"] and row["success"] >= ours["success"]}
+    as_good = {name: row for name, row in rivals.items() if _as_near(row, ours, case)}
+    best = min(as_good or rivals, key=lambda name: rivals[name]["seconds"], default=None)
+    art = min((row["seconds"] for name, row in others.items() if name.startswith("ART")), default=None)
+    return {
         "best_peer": best,
-        "best_peer_is_as_near": best in as_good,
+        "as_near": best in as_good,
         "to_best": ours["seconds"] / rivals[best]["seconds"] if best else None,
         "to_art": ours["seconds"] / art if art else None,
-        "needed": {"to_best": case.to_best, "to_art": case.to_art},
     }
 
 
@@ -206,43 +223,44 @@ def cases(network: nn.Module, samples: Samples, classes: int, iterations: int) -
         eps = eps_for(network, samples, rate, iterations)
         given = peers.bim(eps, iterations, True, classes)
         ours = partial(native["bim_a"], eps=eps, max_iter=iterations)
-        yield Case(f"BIM-a at {rate:.0%}", ours, given, True, "linf", to_best, to_art, eps)
+        yield Case(f"BIM-a at {rate:.0%}", {OURS: ours}, given, True, "linf", to_best, to_art, eps)
     ours = partial(native["bim_b"], eps=eps, max_iter=iterations)
-    yield Case("BIM-b", ours, given, True, "linf", 1.1, 0.7, eps)
+    yield Case("BIM-b", {OURS: ours}, given, True, "linf", 1.1, 0.7, eps)
     for norm in ("linf", "l2"):
         ours = partial(native["deepfool"], norm=norm, max_iter=50, candidates=classes - 1)
-        yield Case(f"DeepFool {norm}", ours, peers.deepfool(norm, 50, classes), False, norm, 0.8, 0.1)
+        yield Case(f"DeepFool {norm}", {OURS: ours}, peers.deepfool(norm, 50, classes), False, norm, 0.8, 0.1)
     for targeted in (True, False):
-        ours = partial(native["carlini_wagner"], max_iter=50, binary_search_steps=3)
+        ours = {
+            name: partial(native["carlini_wagner"], max_iter=steps, binary_search_steps=3)
+            for name, steps in ((OURS, 50), (f"{OURS}, 25 iterations", 25))
+        }
         kind = "targeted" if targeted else "untargeted"
         peer = peers.carlini_wagner(50, 3, targeted, classes)
         yield Case(f"Carlini-Wagner {kind}", ours, peer, targeted, "l2", 0.7, 0.2)
     most = 130  # features; the peers change two at a time and have no other limit
     gamma = most / samples.x[0].numel()
     ours = partial(native["jsma"], gamma=gamma, features_per_step=2, max_iter=most // 2)
-    yield Case("JSMA", ours, peers.jsma(gamma, classes), True, "l0", 0.6, 0.6)
+    yield Case("JSMA", {OURS: ours}, peers.jsma(gamma, classes), True, "l0", 0.6, 0.6)
 
 
 def show(title: str, found: dict[str, Any]) -> None:
     """Print one comparison."""
     eps = f", eps {found['eps']:.4g}" if found["eps"] else ""
-    print(f"\n{title}{eps}: a unit is {1000 * found['unit_seconds']:.0f} ms; our overhead {found['overhead']:.2f}")
-    print(f"  {'':26} {'success':>8} {'distance':>9} {'forwards':>9} {'backwards':>9} {'units':>8} {'ours/it':>8}")
-    ours = found["libraries"][OURS]["seconds"]
+    print(f"\n{title}{eps}: a unit is {1000 * found['unit_seconds']:.0f} ms")
+    print(f"  {'':26} {'success':>8} {'distance':>9} {'forwards':>9} {'backwards':>9} {'units':>8}")
     for name, row in found["libraries"].items():
-        sign, ratio = (" ", ours / row["seconds"]) if row["ended"] else (">", ours / row["seconds"])
         print(
             f"  {name:26} {row['success']:8.0%} {row['distance']:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
-            f"{sign}{row['units']:7.1f} {'<' if sign == '>' else ' '}{ratio:7.2f}"
+            f"{' ' if row['ended'] else '>'}{row['units']:7.1f}"
         )
-    if found["best_peer"] is None:
+    needed = found["needed"]
+    for name, one in found["compared"].items():
         to_best = "no peer that fools as many ended"
-    else:
-        farther = "" if found["best_peer_is_as_near"] else "; its examples lie farther away, as those of all peers do"
-        to_best = f"{found['to_best']:.2f} ({found['best_peer']}{farther})"
-    print(f"  to the fastest peer that fools as many, as near: {to_best}, needed {found['needed']['to_best']}")
-    if found["to_art"] is not None:
-        print(f"  to ART: {found['to_art']:.2f}, needed {found['needed']['to_art']}")
+        if one["best_peer"]:
+            nearness = "" if one["as_near"] else " (whose examples lie farther away, as those of all such peers do)"
+            to_best = f"{one['to_best']:.2f} of {one['best_peer']}{nearness}, needed {needed['to_best']}"
+        to_art = "" if one["to_art"] is None else f"; {one['to_art']:.2f} of ART, needed {needed['to_art']}"
+        print(f"  {name}: overhead {found['overhead'][name]:.2f}; {to_best}{to_art}")
 
 
 def main() -> None:

@@ -21,6 +21,12 @@ _LAST_RATE = 0.1
 # Ours: inputs fill this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
 # tanh is flat, and half of a spectrogram may lie on its floor.
 _SPREAD = 0.95
+# Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate, and
+# so have less to do.
+_WARM_RATE = 0.3
+_NEARLY_1 = 1 - 1e-6  # where tanh is still to be inverted in float32
+# Ours: the fall of the lowest loss, relative, that is worth going on for.
+_WORTHWHILE = 0.02
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
 _HEADROOM = 3.0
 
@@ -68,7 +74,7 @@ def carlini_wagner(
     targeted : bool
         Whether ``y`` is to be reached or to be left.
     abort_early : bool
-        Leave a constant when the lowest loss has fallen by less than 0.1% in a tenth of ``max_iter`` (at least 5).
+        Leave a constant when the lowest loss has fallen by less than 2% in a tenth of ``max_iter`` (at least 5).
 
     Returns
     -------
@@ -95,7 +101,10 @@ def carlini_wagner(
             solved = torch.zeros_like(best, dtype=torch.bool)
             x_0 = x[active]
             w_0 = torch.atanh(_SPREAD * (2 * x_0 - 1))
-            w, mean, square = w_0.clone(), torch.zeros_like(x_0), torch.zeros_like(x_0)
+            tanh_0 = w_0.tanh()
+            so_far = (x_adv[active] - x_0) * per_sample(best[active].isfinite(), x)
+            w = torch.atanh((tanh_0 + 2 * so_far).clamp(-_NEARLY_1, _NEARLY_1)).where(so_far != 0, w_0)
+            mean, square = torch.zeros_like(x_0), torch.zeros_like(x_0)
             lowest, earlier = torch.full_like(best, torch.inf), torch.full_like(best, torch.inf)
 
             for iteration in range(max_iter + 1):
@@ -103,7 +112,7 @@ def carlini_wagner(
                     break
                 # Eq. 7. The clamp takes back what the spread leaves outside the box; the gradient passes it, so that a
                 # feature pushed out comes back when it is pulled.
-                x_k = (x_0 + (w.tanh() - w_0.tanh()) / 2).clamp(0, 1).requires_grad_()
+                x_k = (x_0 + (w.tanh() - tanh_0) / 2).clamp(0, 1).requires_grad_()
                 logits = network(x_k)
                 forwards[active] += 1
                 margin = _margin(logits, y[active], targeted)
@@ -126,7 +135,7 @@ def carlini_wagner(
                     loss = l2.square() + const[active] * hinge
                     lowest[active] = lowest[active].minimum(loss)
                     if iteration % window == 0:
-                        going &= lowest[active] < earlier[active] - 1e-3 * lowest[active].abs()
+                        going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
                         earlier[active] = lowest[active]
                 if iteration == max_iter or not going.any():
                     break
@@ -138,7 +147,7 @@ def carlini_wagner(
                 going &= slope.flatten(1).isfinite().all(1)
                 if not going.all():
                     active = active[going]
-                    x_0, w_0, w, mean, square = x_0[going], w_0[going], w[going], mean[going], square[going]
+                    x_0, tanh_0, w, mean, square = x_0[going], tanh_0[going], w[going], mean[going], square[going]
                     delta, slope, hinge = delta[going], slope[going], hinge[going]
                 if iteration == 0:
                     # A tie lacks nothing, and yet has to move.
@@ -158,7 +167,8 @@ def carlini_wagner(
                 if iteration == 0:
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
                     length = (learning_rate * step * (1 - w.tanh().square()) / 2).flatten(1).norm(dim=1)
-                    rate[active] = learning_rate * (distance / length).clamp(max=1)
+                    cold = learning_rate * (distance / length).clamp(max=1)
+                    rate[active] = cold.where(best[active].isinf(), learning_rate * _WARM_RATE)
                 w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
 
             upper = const.where(solved, upper)

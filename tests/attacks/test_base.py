@@ -13,6 +13,7 @@ from advtrack.attacks.base import Attack, Choices, Range, frozen, in_batches, is
 from advtrack.attacks.fgsm import fgsm
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.errors import InputError
+from advtrack.models.zoo import build
 
 
 def test_frozen_restores_modes_and_flags(mlp_victim):
@@ -181,6 +182,33 @@ def test_the_paper_attacks_are_the_registry_without_fgsm():
     assert set(TABLE_ATTACKS) == set(ATTACKS) - {"fgsm"}
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """A ResNet-18 in float32 that tells four noisy patterns apart, and inputs it classifies correctly."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand((4, 1, 32, 32), generator=generator)
+
+    def draw(n):
+        y = torch.randint(4, (n,), generator=generator)
+        noise = torch.rand((n, 1, 32, 32), generator=generator)
+        return 0.3 * patterns[y] + 0.7 * noise, y
+
+    torch.manual_seed(0)
+    network = build("resnet18", 4)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(60):
+        x, y = draw(32)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimiser.step()
+    network.eval()
+    x, y = draw(40)
+    with torch.no_grad():
+        correct = network(x).argmax(1) == y
+    assert correct.sum() >= 30
+    return network, x[correct], y[correct]
+
+
 class Sick(nn.Module):
     """A victim whose logits overflow, or whose gradients are undefined, where the first feature is 1."""
 
@@ -240,6 +268,25 @@ class TestEveryAttack:
         accepted = inspect.signature(type(attack).native).parameters
         assert set(attack.native_params()) <= set(accepted)
         assert ("start" in accepted) == attack.starts
+
+    def test_in_float32_the_batch_hardly_matters(self, name, trained):
+        # Rounding depends on the size of the batch, and sign() makes much of it.
+        network, x, y = trained
+        attack = ATTACKS[name]
+        params = {} if attack.minimises else {"eps": 0.03}
+        params |= {"fgsm": {}, "pia": {"max_iter": 3, "samples_per_draw": 10}}.get(name, {"max_iter": 15})
+        params |= {"binary_search_steps": 2} if name == "carlini_wagner" else {}
+        params |= {"start": x.roll(1, 0)} if attack.starts else {}
+        targeted = attack.defaults["targeted"]
+        labels = y.roll(1, 0).where(y.roll(1, 0) != y, (y + 1) % 4) if targeted else y
+        whole, split = (
+            in_batches(attack.native, network, x, labels, size, targeted=targeted, **params) for size in (len(x), 7)
+        )
+        assert whole.success.any()
+        assert (whole.success == split.success).double().mean() >= 0.99
+        for norm in ("l0", "l2", "linf"):
+            means = [getattr(outcome, norm)[outcome.success].mean().item() for outcome in (whole, split)]
+            assert means[1] == pytest.approx(means[0], rel=0.01)
 
     @pytest.mark.parametrize("classes", [1, 3])
     @pytest.mark.parametrize("sick", [None, "logits", "gradients"])
