@@ -231,8 +231,8 @@ def cases(network: nn.Module, samples: Samples, classes: int, iterations: int) -
         yield Case(f"DeepFool {norm}", {OURS: ours}, peers.deepfool(norm, 50, classes), False, norm, 0.8, 0.1)
     for targeted in (True, False):
         ours = {
-            name: partial(native["carlini_wagner"], max_iter=steps, binary_search_steps=3)
-            for name, steps in ((OURS, 50), (f"{OURS}, 25 iterations", 25))
+            name: partial(native["carlini_wagner"], max_iter=50, binary_search_steps=constants)
+            for name, constants in ((OURS, 3), (f"{OURS}, one constant", 1))
         }
         kind = "targeted" if targeted else "untargeted"
         peer = peers.carlini_wagner(50, 3, targeted, classes)

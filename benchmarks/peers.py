@@ -71,11 +71,13 @@ def _art(make: Callable[[PyTorchClassifier, int], Any], classes: int) -> PeerAtt
     return attack
 
 
-def _foolbox(made: Any, targeted: bool, eps: float | None = None) -> PeerAttack:
+def _foolbox(made: Any, targeted: bool, eps: float | Tensor | None = None) -> PeerAttack:
     def attack(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         model = foolbox.PyTorchModel(network, bounds=(0, 1), device=x.device)
         criterion = foolbox.criteria.TargetedMisclassification(y) if targeted else foolbox.criteria.Misclassification(y)
-        return made(model, x, criterion, epsilons=eps)[1]
+        if eps is None:
+            return made(model, x, criterion, epsilons=None)[1]
+        return made.run(model, x, criterion, epsilon=eps)
 
     return attack
 
@@ -90,22 +92,23 @@ def _torchattacks(make: Callable[[nn.Module], Any], targeted: bool) -> PeerAttac
     return attack
 
 
-def bim(eps: float, iterations: int, targeted: bool, classes: int) -> dict[str, PeerAttack]:
-    """BIM with steps of eps / 8, without a random start: all iterations, the last iterate."""
-    step = eps / 8
+def bim(eps: float | Tensor, iterations: int, targeted: bool, classes: int) -> dict[str, PeerAttack]:
+    """BIM with steps of eps / 8, without a random start: all iterations, the last iterate; eps for all or each."""
+    each = eps.view(-1, 1, 1, 1) if isinstance(eps, Tensor) else eps
+    for_art = each.cpu().numpy() if isinstance(each, Tensor) else each
     return {
         "ART": _art(
             lambda classifier, batch: art.BasicIterativeMethod(
-                classifier, eps, step, iterations, targeted, batch, verbose=False
+                classifier, for_art, for_art / 8, iterations, targeted, batch, verbose=False
             ),
             classes,
         ),
         "Foolbox": _foolbox(
-            foolbox.attacks.LinfBasicIterativeAttack(abs_stepsize=step, steps=iterations), targeted, eps
+            foolbox.attacks.LinfBasicIterativeAttack(rel_stepsize=1 / 8, steps=iterations), targeted, each
         ),
-        "torchattacks": _torchattacks(lambda network: torchattacks.BIM(network, eps, step, iterations), targeted),
+        "torchattacks": _torchattacks(lambda network: torchattacks.BIM(network, each, each / 8, iterations), targeted),
         "adv-lib": lambda network, x, y: adv_lib.pgd_linf(
-            network, x, y, eps, targeted, iterations, random_init=False, absolute_step_size=step
+            network, x, y, eps, targeted, iterations, random_init=False, relative_step_size=1 / 8
         ),
     }
 

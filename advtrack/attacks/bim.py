@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
 from advtrack.attacks.fgsm import ascent_direction, check_eps, fgsm_step
 from advtrack.attacks.outcome import AttackOutcome
 
@@ -23,8 +23,8 @@ def bim_a(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float,
-    eps_step: float | None = None,
+    eps: float | Tensor,
+    eps_step: float | Tensor | None = None,
     max_iter: int = 100,
     targeted: bool = True,
 ) -> AttackOutcome:
@@ -38,9 +38,9 @@ def bim_a(
         Inputs in [0, 1].
     y : Tensor of int64, shape (N,)
         Target labels, or true labels when not ``targeted``.
-    eps : float
-        Bound of the perturbation, l-inf.
-    eps_step : float, optional
+    eps : float or Tensor of shape (N,)
+        Bound of the perturbation, l-inf; one for all or one each.
+    eps_step : float or Tensor of shape (N,), optional
         Size of a step, at most ``eps``. Default eps / 8 (ours).
     max_iter : int
         Number of iterations, at least 1.
@@ -61,8 +61,8 @@ def bim_b(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float,
-    eps_step: float | None = None,
+    eps: float | Tensor,
+    eps_step: float | Tensor | None = None,
     max_iter: int = 100,
     targeted: bool = True,
 ) -> AttackOutcome:
@@ -86,16 +86,17 @@ def _iterate(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
-    eps: float,
-    eps_step: float | None,
+    eps: float | Tensor,
+    eps_step: float | Tensor | None,
     max_iter: int,
     targeted: bool,
     stop_at_first: bool,
 ) -> AttackOutcome:
     """Eq. 1, ``x_0 = x, x_(k+1) = clip_(x, eps)(x_k + eps_step sign(dJ/dx_k))``, for both variants."""
-    eps_step = _step_size(eps, eps_step)
     x = x.detach()
-    low, high = x - eps, x + eps
+    steps = torch.as_tensor(_step_size(eps, eps_step), dtype=x.dtype, device=x.device).expand(len(x))
+    bounds = per_sample(torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)), x)
+    low, high = x - bounds, x + bounds
     x_adv = x.clone()
     adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
@@ -116,7 +117,7 @@ def _iterate(
             gradient = ascent_direction(logits, iterate, y[active], targeted)
             backwards[active] += 1
 
-            stepped = fgsm_step(iterate.detach(), gradient, eps_step)[going_on]
+            stepped = fgsm_step(iterate.detach(), gradient, per_sample(steps[active], x))[going_on]
             active = active[going_on]
             # Input and step both lie in [0, 1], so the eps-ball around the input cannot lead out of it.
             x_adv[active] = stepped.clamp(low[active], high[active])
@@ -133,12 +134,12 @@ def _iterate(
     )
 
 
-def _step_size(eps: float, eps_step: float | None) -> float:
+def _step_size(eps: float | Tensor, eps_step: float | Tensor | None) -> float | Tensor:
     """The step, eps / 8 by default. A longer step than eps would be cut by the clipping without a word."""
     check_eps(eps)
     if eps_step is None:
         return eps / 8
-    if not 0 <= eps_step <= eps:
+    if not ((torch.as_tensor(eps_step) >= 0) & (torch.as_tensor(eps_step) <= torch.as_tensor(eps))).all():
         raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")
     return eps_step
 

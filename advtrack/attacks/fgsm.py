@@ -22,7 +22,7 @@ def ascent_direction(logits: Tensor, x: Tensor, y: Tensor, targeted: bool) -> Te
     return gradient
 
 
-def fgsm_step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
+def fgsm_step(x: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:
     """Move every feature by ``eps`` along the sign of the gradient, within [0, 1].
 
     Parameters
@@ -31,7 +31,7 @@ def fgsm_step(x: Tensor, gradient: Tensor, eps: float) -> Tensor:
         Inputs in [0, 1].
     gradient : Tensor, shape (N, ...)
         Gradient of the loss to raise. A component that is not finite has no sign: its feature stays.
-    eps : float
+    eps : float or Tensor of shape (N, 1, ...)
         Size of the step, at least 0.
 
     Returns
@@ -85,9 +85,9 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool
     )
 
 
-def check_eps(eps: float) -> None:
+def check_eps(eps: float | Tensor) -> None:
     """Refuse a bound outside the range of the inputs."""
-    if not 0 <= eps <= 1:
+    if not ((torch.as_tensor(eps) >= 0) & (torch.as_tensor(eps) <= 1)).all():
         raise ValueError(f"eps must lie in [0, 1], the range of the inputs, not {eps}")
 
 

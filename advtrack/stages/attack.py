@@ -36,7 +36,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,22 @@ def test_an_input_that_is_adversarial_already_is_kept_by_a(attacked):
 
 
 @BOTH
+def test_each_sample_may_have_its_own_eps(attacked, bim):
+    network, x, _, wrong = attacked
+    eps = torch.linspace(0.01, 0.3, 12, dtype=torch.float64)
+    together = bim(network, x, wrong, eps=eps, max_iter=8)
+    split = in_batches(bim, network, x, wrong, 5, targeted=True, eps=eps, max_iter=8)
+    assert torch.equal(together.x_adv, split.x_adv)
+    for i in range(12):
+        alone = bim(network, x[i : i + 1], wrong[i : i + 1], eps=eps[i].item(), max_iter=8)
+        torch.testing.assert_close(together.x_adv[i : i + 1], alone.x_adv)
+    with pytest.raises(ValueError, match="eps"):
+        bim(network, x, wrong, eps=eps - 0.02)
+    with pytest.raises(ValueError, match="eps_step"):
+        bim(network, x, wrong, eps=eps, eps_step=0.05)
+
+
+@BOTH
 def test_eps_zero_changes_nothing(attacked, bim):
     network, x, _, wrong = attacked
     outcome = bim(network, x, wrong, eps=0.0, max_iter=3)
