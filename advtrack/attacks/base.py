@@ -144,9 +144,13 @@ class _InBFloat16(nn.Module):
 def _proven(outcome: AttackOutcome, network: nn.Module, y: Tensor, targeted: bool) -> AttackOutcome:
     """The outcome as the network itself, in its own precision, sees it: what it does not confirm is a failure."""
     with frozen(network), torch.no_grad():
-        success = outcome.success & is_adversarial(network(outcome.x_adv), y, targeted)
-    first_success = outcome.first_success.where(success, -1)
-    return replace(outcome, success=success, first_success=first_success, forwards=outcome.forwards + 1)
+        refuted = outcome.success & ~is_adversarial(network(outcome.x_adv), y, targeted)
+    return replace(
+        outcome,
+        success=outcome.success & ~refuted,
+        first_success=outcome.first_success.where(~refuted, -1),
+        forwards=outcome.forwards + 1,
+    )
 
 
 _DEFAULT_EPS = 0.3
