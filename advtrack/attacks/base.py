@@ -264,7 +264,7 @@ class Attack(EvasionAttack):
             y = self.estimator.predict(x, batch_size=self.batch_size)
         labels = torch.as_tensor(np.asarray(y), device=device)
         labels = labels.argmax(1) if labels.ndim == 2 else labels.long()
-        extra = {k: torch.as_tensor(v, dtype=torch.float32, device=device) for k, v in kwargs.items()}
+        extra: dict[str, Any] = {k: torch.as_tensor(v, dtype=torch.float32, device=device) for k, v in kwargs.items()}
         running = {name: getattr(self, name) for name in _RUNNING}
         outcome = in_batches(type(self).native, network, inputs, labels, **running, **self.native_params(), **extra)
         return outcome.x_adv.cpu().numpy()
