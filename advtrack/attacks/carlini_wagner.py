@@ -124,7 +124,8 @@ def carlini_wagner(
                 kept = torch.where(fooled, l2 < best[active], best[active].isinf())
                 x_adv[active[kept]] = x_k.detach()[kept]
                 best[active[fooled & kept]] = l2[fooled & kept]
-                solved[active] |= fooled
+                if iteration:  # the example that a constant starts from is none of its successes
+                    solved[active] |= fooled
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
