@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from advtrack.data import containers
 from advtrack.errors import InputError, reason
 
 LISTED = 10  # bad files named in one error before the rest is only counted
@@ -106,6 +105,7 @@ def tabulate(
     label: str,
     category: str,
     source: str,
+    name: str,
     path: Callable[[dict[str, str]], Path],
 ) -> tuple[tuple[str, ...], tuple[Clip, ...]]:
     """Turn the rows of a publisher's table into class names and clips.
@@ -116,7 +116,7 @@ def tabulate(
         The csv file, named in errors.
     rows
         Its rows.
-    fold, label, category, source
+    fold, label, category, source, name
         The columns that hold them.
     path
         Function of a row that gives the clip's sound file.
@@ -140,8 +140,9 @@ def tabulate(
             raise InputError(
                 f"{table}, line {line}: {label} and {fold} must be whole numbers, not {row[label]!r} and {row[fold]!r}"
             ) from None
-        if any(not row[column] for column in (category, source)):
-            raise InputError(f"{table}, line {line}: {category} and {source} must not be empty")
+        for column in (category, source, name):
+            if not row[column] or "\0" in row[column]:
+                raise InputError(f"{table}, line {line}: {column} must not be empty or hold a NUL, not {row[column]!r}")
         if names.setdefault(number, row[category]) != row[category]:
             raise InputError(f"{table}, line {line}: {label} {number} is both {names[number]} and {row[category]}")
         parsed.append((path(row), number, part, row[source]))
@@ -185,84 +186,34 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
         if size == 0:
             raise InputError(f"{path} is empty: replace or remove it")
         with path.open("rb") as stream:
-            cut_off = _cut_off(stream, size)
+            damaged = containers.damaged(stream, size)
             stream.seek(0)
             with soundfile.SoundFile(stream) as file:
                 announced, rate = file.frames, int(file.samplerate)
                 parts = list(_blocks(file))
-            partly = file.format == "MP3" and _frames_behind(path, stream.tell())
+            partly = file.format == "MP3" and containers.frames_behind(path, stream.tell())
     except FileNotFoundError:
         raise InputError(f"{path} is not there: restore it") from None
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path} cannot be decoded: {error.error_string}") from error
     except (OSError, soundfile.SoundFileError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be decoded: {reason(error)}") from error
-    samples = np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
-    if cut_off or len(samples) < announced < _UNKNOWN:
-        raise InputError(f"{path} is cut off before its end: replace or remove it")
+    waveform = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    if damaged or len(waveform) < announced < _UNKNOWN:
+        raise InputError(f"{path} is damaged or cut off: replace or remove it")
     if partly:
         raise InputError(f"{path} holds more sound than it announces (VBR without a Xing header): convert it")
-    if not len(samples):
+    if not len(waveform):
         raise InputError(f"{path} holds no samples: replace or remove it")
-    waveform: np.ndarray = samples.mean(axis=1)
     if not np.abs(waveform).max() <= LOUDEST:
         raise InputError(f"{path} holds NaN, infinite or absurd samples (full scale is 1): replace or remove it")
     return waveform, rate
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """The samples [n, channels], piece by piece: some streams do not know how many there are."""
+    """The mean of the channels [n], piece by piece: some streams do not know how many samples there are."""
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        yield block
-
-
-def _cut_off(stream: BinaryIO, size: int) -> bool:
-    """Whether a file ends before its header says it does, which libsndfile reads without complaint."""
-    head = stream.read(40)
-    if head[:4] == b"OggS":
-        # The last page of a whole stream is there to its end and bears the flag that it is the last (RFC 3533,
-        # section 6: 27 bytes of header, then the lengths of the segments, then these).
-        stream.seek(max(0, size - 65_307))  # the longest page
-        tail = stream.read()
-        page = tail[max(0, tail.rfind(b"OggS")) :]
-        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-        return not segments or not page[5] & 4 or len(page) < 27 + len(segments) + sum(segments)
-    if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
-        return _chunk_end(stream, 12, "little" if head[3:4] == b"F" else "big", 4, padded=True) > size
-    if head[:4] == b"caff":
-        return _chunk_end(stream, 8, "big", 8, padded=False) > size
-    announced = 0
-    if head[:4] == b"FORM":  # AIFF
-        announced = 8 + int.from_bytes(head[4:8], "big")
-    elif head[:4] == b"RF64":
-        announced = 8 + int.from_bytes(head[20:28], "little")
-    elif head[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00":  # W64
-        announced = int.from_bytes(head[16:24], "little")
-    elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:  # AU; all ones where the length was not known
-        announced = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
-    unknown = announced >> 24 in range(0x7F, 0x101) or announced >> 56 in range(0x7F, 0x101)  # written to a pipe
-    return announced > size and not unknown
-
-
-def _frames_behind(path: Path, position: int) -> bool:
-    """Whether frames like the first of an MP3 file lie behind a position; tags that end it are no frames."""
-    content = path.read_bytes()
-    size = [byte & 0x7F for byte in content[6:10]]  # of an ID3v2 tag, seven bits each
-    first = 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3]) if content[:3] == b"ID3" else 0
-    header, rate = content[first : first + 2], content[first + 2] & 0x0C
-    alike = [at.end() for at in re.finditer(re.escape(header), content[:-1]) if at.start() >= position]
-    return len(header) == 2 and sum(content[end] & 0x0C == rate for end in alike) >= 3
-
-
-def _chunk_end(stream: BinaryIO, first: int, order: Literal["little", "big"], width: int, padded: bool) -> int:
-    """Where the chunk named 'data' ends, 0 if there is none or its length was not known when it was written."""
-    stream.seek(first)
-    while len(header := stream.read(4 + width)) == 4 + width:
-        length = int.from_bytes(header[4:], order)
-        if header[:4] == b"data":
-            # Writers to a pipe leave 0, all ones, or about half of that.
-            streamed = length == 0 or length >> (8 * width - 8) >= 0x7F
-            return 0 if streamed else stream.tell() + length
-        stream.seek(length + (length % 2 if padded else 0), os.SEEK_CUR)
-    return 0
+        yield block.mean(axis=1)
 
 
 def unusable(dataset: Dataset) -> dict[Path, str]:

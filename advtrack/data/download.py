@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
+import errno
 import shutil
 import tarfile
 import uuid
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +16,8 @@ import requests
 from advtrack import data
 from advtrack.errors import InputError, reason
 
-#: What the readers of archives raise where one is damaged or of a kind they do not know.
-_DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
-)  # fmt: skip
+#: What the disk says if it is at fault; all else that goes wrong while unpacking is the archive's.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,9 @@ RELEASES = {
 def download(dataset: str, destination: Path | str, release: Release | None = None) -> Path:
     """Fetch a data set and unpack it; what is there already is left as it is.
 
-    The archive arrives under another name beside ``destination`` and is renamed when it is whole; the data set appears
-    under its name when its table and files have been found complete. So whatever interrupts a download, the next call
-    starts it again, or goes on with the archive that has arrived.
+    The archive arrives and is unpacked in a hidden folder beside ``destination``; the data set appears under its name
+    when its table and files have been found complete. So whatever interrupts a download, the next call starts it again,
+    or goes on with the archive that has arrived, and removes what the interrupted one left.
 
     Parameters
     ----------
@@ -93,41 +89,37 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
         except InputError as error:
             raise InputError(f"{destination} is there and not whole ({error}): move it away and run again") from error
         return destination
+    staging = destination.with_name(f".{destination.name}.download")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        archive = _fetch(release, destination)
-        unpacked = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}")
+        staging.mkdir(parents=True, exist_ok=True)
+        archive = _fetch(release, staging)
+        unpacked = staging / uuid.uuid4().hex
         try:
             _unpack(archive, unpacked)
             _check(dataset, unpacked / release.folder, release)
             (unpacked / release.folder).rename(destination)
         except InputError as error:
             archive.unlink()  # it would fail the same way again
-            raise InputError(f"what came from {release.url} is not {dataset}: {error}") from error
+            raise InputError(f"what came from {release.url} is not {dataset}: {error}; run the command again") from (
+                error
+            )
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"{destination} cannot be written ({error.strerror or error}): choose another folder"
+            f"{destination} cannot be written ({error.strerror or error}): make room or choose another folder"
         ) from error
-    archive.unlink()
+    shutil.rmtree(staging, ignore_errors=True)
     return destination
 
 
-def _fetch(release: Release, destination: Path) -> Path:
-    """The archive, beside the data set's folder."""
+def _fetch(release: Release, folder: Path) -> Path:
+    """The archive, which is in the folder then."""
     pooch.get_logger().setLevel("WARNING")
-    name = f".{destination.name}.{Path(release.url).name}"
+    downloader = pooch.HTTPDownloader(progressbar=True)
     try:
-        return Path(
-            pooch.retrieve(
-                release.url,
-                release.checksum,
-                fname=name,
-                path=destination.parent,
-                downloader=pooch.HTTPDownloader(progressbar=True),
-            )
-        )
+        name = Path(release.url).name
+        return Path(pooch.retrieve(release.url, release.checksum, fname=name, path=folder, downloader=downloader))
     except requests.RequestException as error:
         raise InputError(f"cannot download {release.url} ({reason(error)}): run the command again") from error
     except ValueError as error:  # pooch's word for a wrong checksum
@@ -148,10 +140,16 @@ def _unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as packed_tar:
                 packed_tar.extractall(folder, filter=_inside)
+                while packed_tar.fileobj.read(1 << 20):  # the checksum stands behind the last file
+                    pass
+    except InputError:
+        raise
     except tarfile.FilterError as error:
         raise InputError("it would write outside of its folder") from error
-    except _DAMAGED as error:
-        raise InputError(f"it is no whole archive ({reason(error)}); run the command again") from error
+    except Exception as error:  # readers of damaged archives raise whatever they trip over
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise
+        raise InputError(f"it is no whole archive ({reason(error)})") from error
 
 
 def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

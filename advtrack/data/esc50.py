@@ -36,6 +36,7 @@ def load(folder: Path | str, *, name: str = "esc50") -> Dataset:
         label="target",
         category="category",
         source="src_file",
+        name="filename",
         path=lambda row: folder / "audio" / row["filename"],
     )
     return Dataset(name, classes, clips, duration=5.0, wavelet_rate=16_000)

@@ -34,6 +34,7 @@ def load(folder: Path | str) -> Dataset:
         label="classID",
         category="class",
         source="fsID",
+        name="slice_file_name",
         path=lambda row: folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
     )
     return Dataset("urbansound8k", classes, clips, duration=4.0, wavelet_rate=8_000)

@@ -243,7 +243,7 @@ class _Unfinished:
         with _told_plainly(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         _write(path.with_suffix(".json"), lambda file: file.write(json.dumps(content).encode()))
-        _write(path, lambda file: np.save(file, np.stack(stored)))
+        _write(path, partial(_save, np.stack(stored)))
 
     def finish(self, shards: int, data_digest: str) -> SpectrogramSet:
         """Write the manifest and open the store."""
@@ -309,30 +309,39 @@ def _computed(
     workers: int,
     title: str,
 ) -> Iterator[Iterator[Images]]:
-    """Give an iterator over the clips' images, in order, with a progress bar."""
-
-    def shown(results: Iterator[Any]) -> Iterator[Any]:
-        return iter(tqdm(results, total=len(tasks), desc=title, unit="clip", file=sys.stderr))
-
+    """Give an iterator over the clips' images, in order, with a progress bar that ends before any error is told."""
     workers = min(workers, len(tasks))
     if workers == 0:
         yield iter(())
         return
-    if workers == 1:
-        with threadpool_limits(1):
-            yield shown(map(compute, tasks))
-        return
-    # A fork would copy the locks held by the threads of whatever the parent has loaded.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    try:
-        yield shown(pool.map(compute, tasks, chunksize=2))
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker died, most likely for want of memory: free some and run again; finished shards are kept"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with tqdm(total=len(tasks), desc=title, unit="clip", file=sys.stderr) as bar:
+
+        def shown(results: Iterator[Images]) -> Iterator[Images]:
+            for result in results:
+                yield result
+                bar.update()
+
+        if workers == 1:
+            with threadpool_limits(1):
+                yield shown(map(compute, tasks))
+            return
+        # A fork would copy the locks held by the threads of whatever the parent has loaded.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+        try:
+            yield shown(pool.map(compute, tasks, chunksize=2))
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a worker died, most likely for want of memory: free some and run again; finished shards are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _save(array: np.ndarray, file: IO[bytes]) -> None:
+    """`np.save`, whose own way of writing to a file hides why it fails."""
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from advtrack.errors import InputError, reason
+from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
 
 logger = logging.getLogger("advtrack")
 
-VERSION = 3  # raised when images or layout change: stores of another version are not read
+VERSION = 4  # raised when images or layout change: stores of another version are not read
 MANIFEST = "manifest.json"
 
 
@@ -143,8 +143,8 @@ def intact(folder: Path | str) -> bool:
         content = read_manifest(folder)
         parameters, listed = content["parameters"], content["items"]
         shards = dict(zip(content["shards"], content["lengths"], strict=True))
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        logger.warning("%s", reason(error))
+    except (InputError, KeyError, TypeError, ValueError):
+        logger.warning("%s is missing, damaged or of another version: making it anew", folder / MANIFEST)
         return False
     found = {name: shard_items(folder / name, parameters, length) for name, length in shards.items()}
     damaged = [name for name, items in found.items() if items is None]

@@ -117,6 +117,23 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path, kind, width, options, s
         decode(cut)
 
 
+@pytest.mark.parametrize("width", ["VORBIS", "OPUS"])
+def test_an_ogg_file_damaged_anywhere_is_refused(tmp_path, width):
+    whole, spoilt = tmp_path / "whole.ogg", tmp_path / "spoilt.ogg"
+    rng = np.random.default_rng(0)
+    soundfile.write(whole, rng.uniform(-0.5, 0.5, 5 * 48_000), 48_000, width)
+    assert len(decode(whole)[0]) >= 5 * 48_000
+    content = whole.read_bytes()
+    pages = content.split(b"OggS")[1:]
+    assert len(pages) > 5
+    damaged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in rng.integers(0, len(content), 40)]
+    lost = [b"".join(b"OggS" + page for page in pages[:n] + pages[n + 1 :]) for n in range(1, len(pages))]
+    for bad in damaged + lost:
+        spoilt.write_bytes(bad)
+        with pytest.raises(InputError, match=r"spoilt\.ogg"):
+            decode(spoilt)
+
+
 def test_chunks_after_the_sound_and_unknown_lengths_are_no_damage(tmp_path):
     soundfile.write(tmp_path / "clip.wav", sound(1, 8000), 8000)
     content = (tmp_path / "clip.wav").read_bytes()

@@ -1,8 +1,12 @@
 """Downloads from a server on loopback that behaves, cuts the connection, or serves something else."""
 
+import errno
+import gzip
 import hashlib
 import http.server
 import io
+import os
+import resource
 import tarfile
 import threading
 import zipfile
@@ -153,14 +157,64 @@ def of_an_unknown_kind(release):
     return content.replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x00\x63\x00")
 
 
-@pytest.mark.parametrize("spoil", [damaged_zip, another_zip, without_a_clip, of_an_unknown_kind])
+def encrypted(release):
+    """The flag of encryption in the header and in the directory of each file."""
+    content = release()
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        parts = content.split(magic)
+        content = magic.join([parts[0], *(part[: at - 4] + b"\x01" + part[at - 3 :] for part in parts[1:])])
+    return content
+
+
+def directory_elsewhere(release):
+    content = bytearray(release())
+    end = content.rindex(b"PK\x05\x06")
+    content[end + 12 : end + 16] = b"\xff\xff\xff\x0f"
+    return bytes(content)
+
+
+def a_name_too_long(release):
+    return release(**{"ESC-50-master/" + "x" * 300: b""})
+
+
+def a_file_and_a_folder_of_one_name(release):
+    return release(**{"ESC-50-master/audio/0.wav/more": b""})
+
+
+SPOILT = [
+    damaged_zip, another_zip, without_a_clip, of_an_unknown_kind, encrypted, directory_elsewhere, a_name_too_long,
+    a_file_and_a_folder_of_one_name,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_a_bad_archive_is_fetched_anew_by_the_next_call(release, server, tmp_path, spoil):
     offered = server[0](spoil(release))
     with pytest.raises(InputError, match=r"what came from http://127.*set\.zip is not esc50"):
         download("esc50", tmp_path / "ESC-50", offered)
-    assert not list(tmp_path.glob(".*")) and not (tmp_path / "ESC-50").exists()
+    assert not list(tmp_path.rglob(".ESC*/*")) and not (tmp_path / "ESC-50").exists()
     download("esc50", tmp_path / "ESC-50", server[0](release()))
     assert len(server[1]) == 2
+
+
+def test_a_byte_changed_on_the_way_is_found_without_a_checksum(release, server, tmp_path):
+    content = bytearray(gzip.compress(gzip.decompress(release("tar.gz")), compresslevel=0))  # stored as it is
+    content[len(content) // 2] ^= 1
+    with pytest.raises(InputError, match="no whole archive"):
+        download("esc50", tmp_path / "ESC-50", server[0](bytes(content), "tar.gz"))
+
+
+def test_a_full_disk_keeps_the_archive(release, server, tmp_path):
+    offered = server[0](release("tar.gz", **{"ESC-50-master/large": bytes(10_000_000)}), "tar.gz")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, limits[1]))  # stands for a disk with this much room
+    try:
+        with pytest.raises(InputError, match=rf"ESC-50 cannot be written \({os.strerror(errno.EFBIG)}\): make room"):
+            download("esc50", tmp_path / "ESC-50", offered)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    download("esc50", tmp_path / "ESC-50", offered)
+    assert len(server[1]) == 1 and not list(tmp_path.glob(".*"))
 
 
 def test_links_are_refused(release, server, tmp_path):

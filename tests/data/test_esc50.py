@@ -66,13 +66,23 @@ def test_a_table_without_rows_is_refused(esc_folder):
     [
         (("5-d.wav", "one", 40, "helicopter", "d"), "line 6.*whole numbers"),
         (("5-d.wav", 1, 40, "chainsaw", "d"), "line 6.*both helicopter and chainsaw"),
-        (("5-d.wav", 1, 40, "helicopter", ""), "line 6.*empty"),
+        (("5-d.wav", 1, 40, "helicopter", ""), "line 6: src_file must not be empty"),
+        (("5-d.wav", 1, 40, "helicopter", "d\0"), "line 6: src_file must not .*NUL"),
         (("1-a.wav", 1, 40, "helicopter", "a"), r"more than once.*1-a\.wav"),
     ],
 )
 def test_a_bad_line_is_named(esc_folder, row, complaint):
     with pytest.raises(InputError, match=complaint):
         esc50.load(esc_folder([*ROWS, row]))
+
+
+@pytest.mark.parametrize("line", [",1,40,helicopter,d", "a\0.wav,1,40,helicopter,d", "5-d.wav,1,40", "5-d.wav,1"])
+def test_a_line_without_a_usable_name_or_too_short_is_named(esc_folder, line):
+    folder = esc_folder(ROWS)
+    with (folder / "meta" / "esc50.csv").open("a") as table:
+        table.write(line + "\n")
+    with pytest.raises(InputError, match=r"esc50\.csv, line 6: "):
+        esc50.load(folder)
 
 
 def test_a_table_that_is_not_text_is_refused(esc_folder):

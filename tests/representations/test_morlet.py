@@ -39,6 +39,8 @@ def signals(n, rate):
         "tone at Nyquist's edge": np.sin(2 * np.pi * 0.499 * rate * time),
         "sweep": np.sin(2 * np.pi * (40 + rate / 20 * time) * time),
         "offset": np.ones(n),
+        # On either side of rows in between, 4 standard deviations of their bands away: there they beat, 70 dB lower.
+        "two faded tones": np.hanning(n) * np.sin(2 * np.pi * rate / 20 * time * np.array([[0.264], [1.736]])).sum(0),
         "loud click in a quiet tone": click + 0.001 * np.sin(2 * np.pi * 440 * time),
     }
 
@@ -55,14 +57,14 @@ def test_equal_to_direct_convolution_at_every_scale(signal, rate, n, rows, colum
     assert (error <= 1e-4 * full.max(axis=1)).all()
 
 
-@pytest.mark.parametrize("signal", ["noise", "click", "sweep"])
-@pytest.mark.parametrize("columns", [224, 96, 125])
+@pytest.mark.parametrize("signal", ["noise", "click", "sweep", "two faded tones"])
+@pytest.mark.parametrize("columns", [224, 96])
 def test_equal_to_direct_convolution_where_columns_end_between_samples(signal, columns):
     """The paper's UrbanSound8K: 32,000 samples in 224 columns of 142.86 each. Every edge is a multiple of 1 / 7."""
     rate, n, rows = 8_000, 32_000, 5
     waveform = signals(n, rate)[signal].astype(np.float32)
-    finer = 2 * columns // np.gcd(n, columns)
-    # A sample stands for the time from half a sample before it to half a sample after: so do its parts.
+    finer = 8 * columns // np.gcd(n, columns)
+    # A sample stands for the time from half a sample before it to half a sample after: so do its four parts' middles.
     parts = direct(waveform, rate, rows, finer, before=finer // 2 - 1)[:, ::2]
     pooled = parts.reshape(rows, columns, -1).mean(axis=2)
     error = np.abs(morlet.scalogram(waveform, rate, rows, columns) - pooled).max(axis=1)

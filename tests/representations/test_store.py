@@ -8,7 +8,7 @@ from advtrack.data.clip import Clip, Dataset, decode
 from advtrack.errors import InputError
 from advtrack.representations.extract import extract
 from advtrack.representations.image import ImageSettings
-from advtrack.representations.store import intact, open_store
+from advtrack.representations.store import VERSION, intact, open_store
 
 
 @pytest.fixture
@@ -43,6 +43,6 @@ def test_a_bad_store_is_named(folder, tmp_path):
         (folder / "manifest.json").write_text(damaged)
         with pytest.raises(InputError, match=r"manifest\.json is damaged"):
             open_store(folder)
-    (folder / "manifest.json").write_text(manifest.replace('"version": 3', '"version": 99', 1))
+    (folder / "manifest.json").write_text(manifest.replace(f'"version": {VERSION}', '"version": 99', 1))
     with pytest.raises(InputError, match="version 99"):
         open_store(folder)
