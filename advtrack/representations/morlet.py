@@ -3,7 +3,7 @@
 The wavelet is PyWavelets' `cmor1.5-1.0`: psi(t) = exp(-t^2 / B) exp(2 pi i C t) / sqrt(pi B) with B = 1.5 and C = 1.
 Its Fourier transform is known in closed form, Psi(f) = exp(-pi^2 B (f - C)^2): a Gaussian band. One row of the
 scalogram is the clip's spectrum times that band, transformed back. Two savings cost no more than 1e-4 of a row's
-maximum, in rows down to 100 dB below the loudest:
+maximum, in rows down to 90 dB below the loudest:
 
 - Only as many time samples as the band needs are computed. Folding a spectrum of N bins to M is sampling its time
   signal at M points; M grows with the row's bandwidth, so that the squared magnitude is free of aliases too.
@@ -28,8 +28,8 @@ LOWEST = 20.0  # Hz, the lowest row's frequency: the lower end of hearing (ours;
 _SPREAD = 1 / (np.pi * np.sqrt(2 * BANDWIDTH) * CENTRE)  # the band's standard deviation over its centre frequency
 _BAND = 7.0  # standard deviations kept on each side of a band: what is cut off lies 213 dB below its peak
 # Standard deviations between aliases of the power. Two tones on either side of a band, x of its standard deviations
-# away, beat at 2 x of them: up to x = 5.5 no beat is taken for a slower one.
-_POWER_BAND = 22.0
+# away, beat at 2 x of them: up to x = 4.5 no beat is taken for a slower one.
+_POWER_BAND = 18.0
 _ENDS = 9  # samples on each side of a column's end that correct its sum
 _GROUP = 8  # rows transformed together: the FFT computes several at once in the time of two
 
