@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
+from advtrack.attacks import checks
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError
 
@@ -47,14 +49,18 @@ Space = Mapping[str, Range | Choices]
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Attack a network in evaluation mode without gradients for its weights, and leave it as it came."""
+    """Attack a network in evaluation mode without gradients for its weights, and leave it as it came.
+
+    Inputs have gradients inside, whatever the caller has switched off.
+    """
     modes = [(module, module.training) for module in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.eval()
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
-        yield
+        with torch.enable_grad():
+            yield
     finally:
         for module, training in modes:
             module.training = training
@@ -70,6 +76,13 @@ def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     predicted = logits.argmax(1)
     fooled = predicted == y if targeted else predicted != y
     return fooled & logits.isfinite().all(1)
+
+
+def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Logits missing to success (Eq. 6), shape (N,): negative once the target leads, or the true class lags."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return others - own if targeted else own - others
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
@@ -100,33 +113,45 @@ def in_batches(
         Samples at a time. A batch for which the device's memory is too small is tried again with half as many, which
         is logged; the samples after it come in the smaller batches too.
     precision : {'fp32', 'bf16'}
-        With bf16 the attack sees the victim through bfloat16 autocast, and one more forward in float32 tells which of
-        its successes are successes. ``success_at`` remains what bfloat16 showed.
+        With bf16 the attack sees the victim through bfloat16 autocast. One more forward in float32 tells which of its
+        successes are successes; all other samples are attacked again in float32. So it saves time where it succeeds,
+        and loses no example. ``success_at`` of the successes remains what bfloat16 showed.
 
     Raises
     ------
+    ValueError
+        If ``x`` is not within [0, 1], or ``y`` not a label for each sample.
     InputError
         If the device's memory is too small for a single sample.
     """
-    seen = _InBFloat16(network) if precision == "bf16" else network
+    checks.inputs("x", x)
+    checks.labels(y, len(x))
+    run = partial(_in_bfloat16, attack) if precision == "bf16" else attack
     outcomes: list[AttackOutcome] = []
     start = 0
     while not outcomes or start < len(x):
         batch = slice(start, start + batch_size)
-        own = {k: v[batch] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for k, v in params.items()}
         try:
-            outcome = attack(seen, x[batch], y[batch], targeted=targeted, **own)
-            outcomes.append(_proven(outcome, network, y[batch], targeted) if precision == "bf16" else outcome)
-        except torch.OutOfMemoryError as error:
-            if batch_size == 1:
+            outcomes.append(run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))))
+        except RuntimeError as error:
+            # PyTorch has a type of its own for a GPU without memory only.
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            tried = min(batch_size, len(x) - start)
+            if tried == 1:
                 raise InputError(
-                    f"{x.device} has too little memory for one sample: free some, or choose --device cpu"
+                    f"{x.device} has too little memory for one sample: free some, or choose another --device"
                 ) from error
-            batch_size //= 2
+            batch_size = tried // 2
             logger.warning("%s is out of memory: going on with batches of %d", x.device, batch_size)
         else:
             start += batch_size
     return AttackOutcome.concatenate(outcomes)
+
+
+def _rows(params: Mapping[str, Any], rows: slice | Tensor, samples: int) -> dict[str, Any]:
+    """The parameters for some of the samples: tensors with a row for each sample are split."""
+    return {k: v[rows] if isinstance(v, Tensor) and v.ndim and len(v) == samples else v for k, v in params.items()}
 
 
 class _InBFloat16(nn.Module):
@@ -141,16 +166,22 @@ class _InBFloat16(nn.Module):
             return self.network(x).float()
 
 
-def _proven(outcome: AttackOutcome, network: nn.Module, y: Tensor, targeted: bool) -> AttackOutcome:
-    """The outcome as the network itself, in its own precision, sees it: what it does not confirm is a failure."""
+def _in_bfloat16(
+    attack: Callable[..., AttackOutcome], network: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, **params: Any
+) -> AttackOutcome:
+    """Attack in bfloat16, and in the network's own precision where that does not confirm a success."""
+    outcome = attack(_InBFloat16(network), x, y, targeted=targeted, **params)
     with frozen(network), torch.no_grad():
-        refuted = outcome.success & ~is_adversarial(network(outcome.x_adv), y, targeted)
-    return replace(
-        outcome,
-        success=outcome.success & ~refuted,
-        first_success=outcome.first_success.where(~refuted, -1),
-        forwards=outcome.forwards + 1,
-    )
+        logits = network(outcome.x_adv)
+    # An attack may have promised more than to cross the boundary.
+    missing = margin(logits, y, targeted) + params.get("confidence", 0.0)
+    left = ~(outcome.success & is_adversarial(logits, y, targeted) & (missing <= 0))
+    outcome = replace(outcome, forwards=outcome.forwards + 1)
+    if not left.any():
+        return outcome
+    again = attack(network, x[left], y[left], targeted=targeted, **_rows(params, left, len(x)))
+    spent = {name: getattr(outcome, name)[left] + getattr(again, name) for name in ("forwards", "backwards")}
+    return outcome.with_rows(left, replace(again, **spent))
 
 
 _DEFAULT_EPS = 0.3
@@ -179,6 +210,8 @@ class Attack(EvasionAttack):
         (``success_at``), or nothing.
     starts : bool
         Whether the native function needs ``start``, an input of the target class per sample.
+    check : callable
+        Refuses parameters that the native function cannot run with; takes all of them, by name, but ``start``.
     space : mapping
         The searched parameters (``eps`` and ``max_iter`` are the budget).
     sample_limit : int or None
@@ -196,6 +229,7 @@ class Attack(EvasionAttack):
     minimises: ClassVar[bool]
     shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]]
     starts: ClassVar[bool] = False
+    check: ClassVar[Callable[..., None]]
     space: ClassVar[Space]
     sample_limit: ClassVar[int | None] = None
 
@@ -228,16 +262,11 @@ class Attack(EvasionAttack):
         self.set_params(**{**self.defaults, **_RUNNING, **params})
 
     def _check_params(self) -> None:
-        """Refuse what no attack can run with. Subclasses add what they alone know."""
         super()._check_params()
-        for name in ("batch_size", "max_iter"):
-            value = getattr(self, name, 1)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value}")
-        if not isinstance(self.targeted, bool):
-            raise ValueError(f"targeted must be True or False, not {self.targeted}")
+        checks.whole_number("batch_size", self.batch_size)
+        type(self).check(**self.native_params())
         if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be fp32 or bf16, not {self.precision}")
+            raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
 
     def native_params(self) -> dict[str, Any]:
         """The parameters of this attack under the names of its native function."""
@@ -255,19 +284,38 @@ class Attack(EvasionAttack):
             Labels (or one-hot): target classes when targeted; true classes, by default the predicted ones, when not.
         **kwargs
             ``start``: ndarray like ``x``, for attacks that start from an example of the target class.
+
+        Raises
+        ------
+        ValueError
+            If inputs, labels or a start are not as the attack needs them.
         """
-        network, device = self.estimator.model, self.estimator.device
-        inputs = torch.as_tensor(x, dtype=torch.float32, device=device)
+        needed = {"start"} if self.starts else set()
+        if kwargs.keys() != needed:
+            takes = "start=..., an example of the target class for each input" if needed else "no further arguments"
+            raise ValueError(f"{type(self).__name__}.generate takes {takes}, not {', '.join(kwargs) or 'nothing'}")
+        as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.estimator.device)
+        inputs = as_tensor(x)
         if y is None:
             if self.targeted:
                 raise ValueError("a targeted attack needs y, the target classes")
             y = self.estimator.predict(x, batch_size=self.batch_size)
-        labels = torch.as_tensor(np.asarray(y), device=device)
-        labels = labels.argmax(1) if labels.ndim == 2 else labels.long()
-        extra: dict[str, Any] = {k: torch.as_tensor(v, dtype=torch.float32, device=device) for k, v in kwargs.items()}
-        running = {name: getattr(self, name) for name in _RUNNING}
-        outcome = in_batches(type(self).native, network, inputs, labels, **running, **self.native_params(), **extra)
+        labels = torch.as_tensor(_class_numbers(np.asarray(y)), device=self.estimator.device)
+        checks.labels(labels, len(inputs), self.estimator.nb_classes)
+        params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
+        params = {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()}
+        outcome = in_batches(type(self).native, self.estimator.model, inputs, labels, **params)
         return outcome.x_adv.cpu().numpy()
+
+
+def _class_numbers(y: np.ndarray) -> np.ndarray:
+    """Labels, int64 [N], from labels [N] or [N, 1], or from one-hot rows or scores [N, classes]."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(1)
+    numbers = y.reshape(len(y), -1).squeeze(1) if y.ndim == 2 else y
+    if numbers.size and not (np.issubdtype(numbers.dtype, np.number) and np.array_equal(numbers, numbers.astype(int))):
+        raise ValueError("y must be class numbers, or rows with a score for each class")
+    return numbers.astype(np.int64)
 
 
 def _is_identity(operation: object) -> bool:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
-from advtrack.attacks.fgsm import ascent_direction, check_eps, fgsm_step
+from advtrack.attacks import checks
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.fgsm import ascent_direction, check_eps, fgsm_step, for_each
 from advtrack.attacks.outcome import AttackOutcome
 
 #: The paper leaves both to an allocation "as much as it takes".
@@ -93,9 +95,10 @@ def _iterate(
     stop_at_first: bool,
 ) -> AttackOutcome:
     """Eq. 1, ``x_0 = x, x_(k+1) = clip_(x, eps)(x_k + eps_step sign(dJ/dx_k))``, for both variants."""
+    _check(eps=eps, eps_step=eps_step, max_iter=max_iter, targeted=targeted)
     x = x.detach()
-    steps = torch.as_tensor(_step_size(eps, eps_step), dtype=x.dtype, device=x.device).expand(len(x))
-    bounds = per_sample(torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x)), x)
+    bounds = for_each(eps, x)
+    steps = bounds / 8 if eps_step is None else for_each(eps_step, x)
     low, high = x - bounds, x + bounds
     x_adv = x.clone()
     adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
@@ -117,7 +120,7 @@ def _iterate(
             gradient = ascent_direction(logits, iterate, y[active], targeted)
             backwards[active] += 1
 
-            stepped = fgsm_step(iterate.detach(), gradient, per_sample(steps[active], x))[going_on]
+            stepped = fgsm_step(iterate.detach(), gradient, steps[active])[going_on]
             active = active[going_on]
             # Input and step both lie in [0, 1], so the eps-ball around the input cannot lead out of it.
             x_adv[active] = stepped.clamp(low[active], high[active])
@@ -134,14 +137,15 @@ def _iterate(
     )
 
 
-def _step_size(eps: float | Tensor, eps_step: float | Tensor | None) -> float | Tensor:
-    """The step, eps / 8 by default. A longer step than eps would be cut by the clipping without a word."""
+def _check(
+    *, eps: float | Tensor | np.ndarray, eps_step: float | Tensor | np.ndarray | None, max_iter: int, targeted: bool
+) -> None:
     check_eps(eps)
-    if eps_step is None:
-        return eps / 8
-    if not ((torch.as_tensor(eps_step) >= 0) & (torch.as_tensor(eps_step) <= torch.as_tensor(eps))).all():
+    # A longer step than eps would be cut by the clipping without a word.
+    if eps_step is not None and not ((np.asarray(eps_step) >= 0) & (np.asarray(eps_step) <= np.asarray(eps))).all():
         raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")
-    return eps_step
+    checks.whole_number("max_iter", max_iter)
+    checks.flag("targeted", targeted)
 
 
 class BIMa(Attack):
@@ -152,10 +156,7 @@ class BIMa(Attack):
     minimises = False
     shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]] = "first_success"
     space = SPACE
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        _step_size(self.eps, self.eps_step)
+    check = staticmethod(_check)
 
 
 class BIMb(BIMa):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, per_sample
+from advtrack.attacks import checks
+from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, margin, per_sample
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {
@@ -18,13 +19,12 @@ _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
 # Ours: within one constant the learning rate falls geometrically to this fraction of itself, which ends the zigzag
 # across the decision boundary that a constant rate keeps up.
 _LAST_RATE = 0.1
-# Ours: inputs fill this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
+# Ours: [0, 1] fills this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
 # tanh is flat, and half of a spectrogram may lie on its floor.
 _SPREAD = 0.95
 # Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate, and
 # so have less to do.
 _WARM_RATE = 0.3
-_NEARLY_1 = 1 - 1e-6  # where tanh is still to be inverted in float32
 # Ours: the fall of the lowest loss, relative, that is worth going on for.
 _WORTHWHILE = 0.02
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
@@ -47,8 +47,8 @@ def carlini_wagner(
     """Minimise ``|x_adv - x|^2 + c f(x_adv)`` (Eq. 5) with the smallest c that succeeds, for each sample its own.
 
     ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
-    target y, and its opposite for a true class y. Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 2`` (Eq. 7
-    and 8), so that x_adv is x itself, exactly, as long as w is where it started.
+    target y, and its opposite for a true class y. Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``,
+    within [0, 1] (Eq. 7 and 8), so that x_adv is x itself, exactly, as long as w is where it started.
 
     Parameters
     ----------
@@ -82,7 +82,10 @@ def carlini_wagner(
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more.
     """
-    _check(confidence, learning_rate, initial_const, binary_search_steps)
+    _check(
+        confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
+        initial_const=initial_const, targeted=targeted, abort_early=abort_early,
+    )  # fmt: skip
     x = x.detach()
     x_adv = x.clone()
     first_success = torch.full_like(y, -1, dtype=torch.int64)
@@ -103,7 +106,7 @@ def carlini_wagner(
             w_0 = torch.atanh(_SPREAD * (2 * x_0 - 1))
             tanh_0 = w_0.tanh()
             so_far = (x_adv[active] - x_0) * per_sample(best[active].isfinite(), x)
-            w = torch.atanh((tanh_0 + 2 * so_far).clamp(-_NEARLY_1, _NEARLY_1)).where(so_far != 0, w_0)
+            w = torch.atanh(tanh_0 + 2 * _SPREAD * so_far).where(so_far != 0, w_0)
             mean, square = torch.zeros_like(x_0), torch.zeros_like(x_0)
             lowest, earlier = torch.full_like(best, torch.inf), torch.full_like(best, torch.inf)
 
@@ -112,15 +115,15 @@ def carlini_wagner(
                     break
                 # Eq. 7. The clamp takes back what the spread leaves outside the box; the gradient passes it, so that a
                 # feature pushed out comes back when it is pulled.
-                x_k = (x_0 + (w.tanh() - tanh_0) / 2).clamp(0, 1).requires_grad_()
+                x_k = (x_0 + (w.tanh() - tanh_0) / (2 * _SPREAD)).clamp(0, 1).requires_grad_()
                 logits = network(x_k)
                 forwards[active] += 1
-                margin = _margin(logits, y[active], targeted)
+                f = margin(logits, y[active], targeted)
                 delta = x_k.detach() - x_0
                 l2 = delta.flatten(1).norm(dim=1)
 
                 # The forward that made an example is the one that proves it. Until there is one, keep the last iterate.
-                fooled = is_adversarial(logits, y[active], targeted) & (margin <= -confidence)
+                fooled = is_adversarial(logits, y[active], targeted) & (f <= -confidence)
                 kept = torch.where(fooled, l2 < best[active], best[active].isinf())
                 x_adv[active[kept]] = x_k.detach()[kept]
                 best[active[fooled & kept]] = l2[fooled & kept]
@@ -129,7 +132,7 @@ def carlini_wagner(
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
-                hinge = margin.detach().clamp(min=-confidence)
+                hinge = _rounded(f.detach()).clamp(min=-confidence)
                 going = (best[active] > 0) & hinge.isfinite()
                 if abort_early and iteration > 0:
                     # The sum that Eq. 5 minimises.
@@ -143,7 +146,8 @@ def carlini_wagner(
 
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
                 # whole: samples that leave here get a row of zeros, and are charged for it.
-                (slope,) = torch.autograd.grad(margin[going & ~fooled].sum(), x_k)
+                (slope,) = torch.autograd.grad(f[going & ~fooled].sum(), x_k)
+                slope = _rounded(slope)
                 backwards[active] += 1
                 going &= slope.flatten(1).isfinite().all(1)
                 if not going.all():
@@ -152,14 +156,15 @@ def carlini_wagner(
                     delta, slope, hinge = delta[going], slope[going], hinge[going]
                 if iteration == 0:
                     # A tie lacks nothing, and yet has to move.
-                    missing = (hinge + confidence).clamp(min=1e-6)
+                    lacking = (hinge + confidence).clamp(min=1e-6)
                     steepness = slope.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-                    distance = missing / steepness
-                    guess = (_HEADROOM * 2 * missing / steepness.square()).clamp(1e-10, 1e10)
+                    distance = lacking / steepness
+                    guess = (_HEADROOM * 2 * lacking / steepness.square()).clamp(1e-10, 1e10)
                     const[active] = const[active].where(const[active].isfinite(), guess)
 
                 # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
-                gradient = (2 * delta + per_sample(const[active], x) * slope) * (1 - w.tanh().square()) / 2
+                reach = (1 - w.tanh().square()) / (2 * _SPREAD)  # dx_adv / dw
+                gradient = (2 * delta + per_sample(const[active], x) * slope) * reach
                 mean.lerp_(gradient, 1 - _BETA_1)
                 square.lerp_(gradient.square(), 1 - _BETA_2)
                 iterations[active] += 1
@@ -167,14 +172,12 @@ def carlini_wagner(
                 step /= (square / (1 - _BETA_2 ** (iteration + 1))).sqrt() + _ADAM_EPS
                 if iteration == 0:
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
-                    length = (learning_rate * step * (1 - w.tanh().square()) / 2).flatten(1).norm(dim=1)
+                    length = (learning_rate * step * reach).flatten(1).norm(dim=1)
                     cold = learning_rate * (distance / length).clamp(max=1)
                     rate[active] = cold.where(best[active].isinf(), learning_rate * _WARM_RATE)
                 w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
 
-            upper = const.where(solved, upper)
-            lower = lower.where(solved, const)
-            const = torch.where(upper.isinf(), const * 10, (lower + upper) / 2)
+            const, lower, upper = _next_constants(const, lower, upper, solved)
 
     return AttackOutcome.of(
         x,
@@ -186,22 +189,36 @@ def carlini_wagner(
     )
 
 
-def _margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
-    """Logits missing to success (Eq. 6), shape (N,): negative once the target leads, or the true class lags."""
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return others - own if targeted else own - others
+def _next_constants(const: Tensor, lower: Tensor, upper: Tensor, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each sample's next constant, and the largest that failed and the smallest that succeeded, shape (N,) each."""
+    upper = const.where(solved, upper)
+    lower = lower.where(solved, const)
+    return torch.where(upper.isinf(), const * 10, (lower + upper) / 2), lower, upper
 
 
-def _check(confidence: float, learning_rate: float, initial_const: float | None, binary_search_steps: int) -> None:
-    if not confidence >= 0:
-        raise ValueError(f"confidence must be at least 0, not {confidence}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    if initial_const is not None and not initial_const > 0:
-        raise ValueError(f"initial_const must be positive, or None, not {initial_const}")
-    if binary_search_steps < 1:
-        raise ValueError(f"binary_search_steps must be at least 1, not {binary_search_steps}")
+def _rounded(values: Tensor) -> Tensor:
+    """In float64, without the last bits, in which a matrix product depends on the size of the batch."""
+    return values.float().to(values.dtype)
+
+
+def _check(
+    *,
+    confidence: float,
+    learning_rate: float,
+    max_iter: int,
+    binary_search_steps: int,
+    initial_const: float | None,
+    targeted: bool,
+    abort_early: bool,
+) -> None:
+    checks.number("confidence", confidence, 0)
+    checks.number("learning_rate", learning_rate, 0, without_low=True)
+    checks.whole_number("max_iter", max_iter)
+    checks.whole_number("binary_search_steps", binary_search_steps)
+    if initial_const is not None:
+        checks.number("initial_const", initial_const, 0, without_low=True)
+    checks.flag("targeted", targeted)
+    checks.flag("abort_early", abort_early)
 
 
 class CarliniWagner(Attack):
@@ -212,7 +229,4 @@ class CarliniWagner(Attack):
     minimises = True
     shorter_runs = "none"
     space = SPACE
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        _check(self.confidence, self.learning_rate, self.initial_const, self.binary_search_steps)
+    check = staticmethod(_check)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial
 from advtrack.attacks.outcome import AttackOutcome
 
@@ -15,8 +16,9 @@ SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, sect
 
 #: Ours (the authors' code adds 1e-4 to every step): on a tie the distance is 0, and no overshoot crosses it.
 SHORTEST_STEP = 1e-6
-#: Ours: by how much a boundary's slope is taken to grow at most from one iteration to the next.
-_NORM_GROWTH = 2.0
+#: Ours: by how much the slope towards a boundary is taken to grow at most from one iteration to the next. Where slopes
+#: grow faster, a sample may go to another boundary, which on steep random networks is as near on average.
+_GROWTH = 2.0
 
 
 def deepfool(
@@ -58,7 +60,7 @@ def deepfool(
         iteration costs that forward, another one if samples of the batch leave, and a backward for each candidate class
         whose boundary may be the nearest: all of them at first, few of them later.
     """
-    _check(norm, overshoot, candidates, targeted)
+    _check(norm=norm, overshoot=overshoot, max_iter=max_iter, candidates=candidates, targeted=targeted)
     x = x.detach()
     x_adv = x.clone()
     # Kept apart from x_adv: steps too short to change x_adv in its own precision still add up here.
@@ -76,7 +78,7 @@ def deepfool(
             forwards[active] += 1
             if iteration == 0:
                 rivals = _rivals(logits.detach(), y, candidates)
-                norms = torch.zeros_like(rivals, dtype=x.dtype)  # unknown, so that every boundary may be near
+                slopes = torch.full_like(rivals, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
 
             fooled = is_adversarial(logits, y[active], targeted=False)
             first_success[active[fooled]] = iteration
@@ -89,8 +91,8 @@ def deepfool(
                 logits = network(x_k)
                 forwards[active] += 1
 
-            step, in_sight, norms[active], passes = _step_to_boundary(
-                logits, x_k, y[active], rivals[active], norms[active], norm
+            step, in_sight, slopes[active], passes = _step_to_boundary(
+                logits, x_k, y[active], rivals[active], _GROWTH * slopes[active], norm
             )
             backwards[active] += passes
 
@@ -112,13 +114,14 @@ def _rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
 
 
 def _step_to_boundary(
-    logits: Tensor, x_adv: Tensor, y: Tensor, rivals: Tensor, norms: Tensor, norm: Literal["linf", "l2"]
+    logits: Tensor, x_adv: Tensor, y: Tensor, rivals: Tensor, slopes: Tensor, norm: Literal["linf", "l2"]
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Linearise the boundary between ``y`` and each rival at ``x_adv``, and step to the nearest one.
 
     With ``f = Z_rival - Z_y`` and ``w = df/dx``, a boundary is ``|f| / ||w||_1`` away along ``sign(w)`` in l-inf, and
-    ``|f| / ||w||_2`` along ``w / ||w||_2`` in l2. Rivals take their turns by the distances that the norms of the
-    iteration before let expect; one that would be no nearer even if its norm had doubled is not looked at.
+    ``|f| / ||w||_2`` along ``w / ||w||_2`` in l2, with those features of w that can still move. Rivals take their turns
+    by the distance that they have at least if no slope is steeper than ``slopes``; one that could be no nearer than
+    the nearest so far is not looked at.
 
     Parameters
     ----------
@@ -126,39 +129,40 @@ def _step_to_boundary(
         The network's output, shape (N, classes), and the input, shape (N, C, H, W), that it was computed from.
     y, rivals : Tensor of int64, shapes (N,) and (N, K)
         True labels, and the classes whose boundaries are tried.
-    norms : Tensor, shape (N, K)
-        ``||w||`` of each rival as it was last seen; 0 if it never was.
+    slopes : Tensor, shape (N, K)
+        What ``||w||``, over all features, is taken to be at most; infinite if nothing is known.
 
     Returns
     -------
     step : Tensor, shape of ``x_adv``
     in_sight : Tensor of bool, shape (N,)
         False where no rival has a usable gradient; ``step`` means nothing there.
-    norms : Tensor, shape (N, K)
-        Brought up to date.
+    slopes : Tensor, shape (N, K)
+        Those given, or ``||w||`` where it was looked at.
     backwards : int
         Backward passes of the batch.
     """
     margins = logits.gather(1, rivals) - logits.gather(1, y.unsqueeze(1))
-    expected = margins.detach().abs() / (_NORM_GROWTH * norms)
+    least = (margins.detach().abs() / slopes).nan_to_num(nan=0.0, posinf=torch.inf)
     nearest = x_adv.new_full((len(x_adv), 1), torch.inf)
     nearest_w = torch.zeros_like(x_adv).flatten(1)
-    norms, backwards = norms.clone(), 0
-    # Unknown norms make it infinite, and a margin of 0 as well: both come first.
-    for rival in expected.nan_to_num(nan=0.0, posinf=0.0).argsort(dim=1, stable=True).unbind(1):
+    order, backwards = 1 if norm == "linf" else 2, 0
+    for rival in least.argsort(dim=1, stable=True).unbind(1):
         rival = rival.unsqueeze(1)
-        looked_at = norms.gather(1, rival).eq(0) | (expected.gather(1, rival) < nearest)
+        looked_at = least.gather(1, rival) < nearest
         if not looked_at.any():
             continue
         f = margins.gather(1, rival)
         (w,) = torch.autograd.grad(f.sum(), x_adv, retain_graph=True)
         backwards += 1
         w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        slope = w.flatten(1).norm(p=order, dim=1, keepdim=True)
+        # No slope at all tells nothing of the next one.
+        slope = slope.where(slope > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
+        slopes = slopes.scatter(1, rival, slope)
         # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
         w = w.masked_fill(((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0)), 0.0).flatten(1)
-        length = w.norm(p=1 if norm == "linf" else 2, dim=1, keepdim=True)
-        distance = f.detach().abs() / length
-        norms = norms.scatter(1, rival, length.where(looked_at, norms.gather(1, rival)))
+        distance = f.detach().abs() / w.norm(p=order, dim=1, keepdim=True)
         closer = looked_at & (distance < nearest)
         nearest = torch.where(closer, distance, nearest)
         nearest_w = torch.where(closer, w, nearest_w)
@@ -166,17 +170,16 @@ def _step_to_boundary(
     direction = nearest_w.sign() if norm == "linf" else nearest_w / nearest_w.norm(dim=1, keepdim=True)
     step = (nearest.clamp(min=SHORTEST_STEP) * direction).view_as(x_adv)
     # The last bits of a matrix product depend on the size of the batch. In float64, round them away.
-    return step.float().to(x_adv.dtype), nearest.isfinite().squeeze(1), norms, backwards
+    return step.float().to(x_adv.dtype), nearest.isfinite().squeeze(1), slopes, backwards
 
 
-def _check(norm: str, overshoot: float, candidates: int, targeted: bool) -> None:
+def _check(*, norm: str, overshoot: float, max_iter: int, candidates: int, targeted: bool) -> None:
     if norm not in ("linf", "l2"):
         raise ValueError(f"norm must be 'linf' or 'l2', not {norm!r}")
-    if not overshoot >= 0:
-        raise ValueError(f"overshoot must not be negative: {overshoot}")
-    if not isinstance(candidates, int) or candidates < 1:
-        raise ValueError(f"candidates must be a positive integer, not {candidates}")
-    if targeted:
+    checks.number("overshoot", overshoot, 0)
+    checks.whole_number("max_iter", max_iter)
+    checks.whole_number("candidates", candidates)
+    if targeted is not False:
         raise ValueError("DeepFool is untargeted: targeted must be False")
 
 
@@ -189,8 +192,5 @@ class DeepFool(Attack):
     minimises = True
     shorter_runs = "first_success"
     space = SPACE
+    check = staticmethod(_check)
     art_names: ClassVar[Mapping[str, str]] = {"overshoot": "epsilon", "candidates": "nb_grads"}
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        _check(self.norm, self.epsilon, self.nb_grads, self.targeted)

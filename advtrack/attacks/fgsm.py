@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks import checks
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
@@ -43,7 +45,7 @@ def fgsm_step(x: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:
     return (x + eps * direction).clamp(0.0, 1.0)
 
 
-def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool = False) -> AttackOutcome:
+def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targeted: bool = False) -> AttackOutcome:
     """Attack with one signed step: ``x + eps * sign(dJ/dx)``.
 
     Parameters
@@ -54,8 +56,8 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool
         Inputs in [0, 1].
     y : Tensor of int64, shape (N,)
         True labels, or target labels when ``targeted``.
-    eps : float
-        Size of the step, and so the l-inf bound.
+    eps : float or Tensor of shape (N,)
+        Size of the step, and so the l-inf bound; one for all or one each.
     targeted : bool
         Descend towards ``y`` rather than ascend away from it.
 
@@ -64,8 +66,9 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool
     AttackOutcome
         Every input takes the step, also one that is adversarial as it is (``first_success`` 0).
     """
-    check_eps(eps)
-    x_adv = x.detach().clone()
+    _check(eps=eps, targeted=targeted)
+    x = x.detach()
+    x_adv = x.clone()
     passes = torch.ones_like(y)
     first_success = torch.full_like(y, -1)
     success = torch.zeros_like(y, dtype=torch.bool)
@@ -74,7 +77,7 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool
         with frozen(network):
             clean = x_adv.requires_grad_()
             logits = network(clean)
-            x_adv = fgsm_step(clean.detach(), ascent_direction(logits, clean, y, targeted), eps)
+            x_adv = fgsm_step(clean.detach(), ascent_direction(logits, clean, y, targeted), for_each(eps, x))
             with torch.no_grad():
                 success = is_adversarial(network(x_adv), y, targeted)
         first_success[success] = 1
@@ -85,10 +88,23 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, targeted: bool
     )
 
 
-def check_eps(eps: float | Tensor) -> None:
-    """Refuse a bound outside the range of the inputs."""
-    if not ((torch.as_tensor(eps) >= 0) & (torch.as_tensor(eps) <= 1)).all():
-        raise ValueError(f"eps must lie in [0, 1], the range of the inputs, not {eps}")
+def check_eps(eps: float | Tensor | np.ndarray) -> None:
+    """Refuse a bound outside the range of the inputs; it may be one for each sample."""
+    for one in np.ravel(eps).tolist() if isinstance(eps, np.ndarray | Tensor) else [eps]:
+        checks.number("eps", one, 0, 1)
+
+
+def for_each(value: float | Tensor, x: Tensor) -> Tensor:
+    """A number for all samples or one for each, shape (N, 1, ...), in the precision of ``x``."""
+    values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if values.shape not in ((), (len(x),)):
+        raise ValueError(f"eps and eps_step must be a number, or one for each of {len(x)} samples")
+    return per_sample(values.expand(len(x)), x)
+
+
+def _check(*, eps: float | Tensor | np.ndarray, targeted: bool) -> None:
+    check_eps(eps)
+    checks.flag("targeted", targeted)
 
 
 class FGSM(Attack):
@@ -99,7 +115,4 @@ class FGSM(Attack):
     minimises = False
     shorter_runs = "none"
     space = SPACE
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        check_eps(self.eps)
+    check = staticmethod(_check)

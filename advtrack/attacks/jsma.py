@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Range, Space, frozen, is_adversarial
 from advtrack.attacks.outcome import AttackOutcome
 
@@ -50,7 +51,7 @@ def jsma(
     features_per_step : int
         Features changed in each iteration; 1 is the paper's.
     max_iter : int
-        Iterations per sample.
+        Iterations per sample, at most 1,000 (the paper's section VI).
     targeted : bool
         Only True: the saliency map leads towards a class.
 
@@ -60,7 +61,7 @@ def jsma(
         A sample stops at its first success, without a salient feature left, with ``gamma`` of its features changed, or
         after ``max_iter`` iterations. It costs one forward and two backward passes an iteration, and a last forward.
     """
-    _check(theta, gamma, features_per_step, targeted)
+    _check(theta=theta, gamma=gamma, features_per_step=features_per_step, max_iter=max_iter, targeted=targeted)
     x = x.detach()
     x_adv = x.clone()
     features = x.shape[1:].numel()
@@ -116,15 +117,15 @@ def jsma(
     )
 
 
-def _check(theta: float, gamma: float, features_per_step: int, targeted: bool) -> None:
-    if not targeted:
+def _check(*, theta: float, gamma: float, features_per_step: int, max_iter: int, targeted: bool) -> None:
+    checks.number("theta", theta, -1, 1)
+    if theta == 0:
+        raise ValueError("theta must not be 0: nothing would change")
+    checks.number("gamma", gamma, 0, 1, without_low=True)
+    checks.whole_number("features_per_step", features_per_step)
+    checks.whole_number("max_iter", max_iter, most=1000)
+    if targeted is not True:
         raise ValueError("targeted must be True: JSMA's saliency map leads towards a class")
-    if not 0 < abs(theta) <= 1:
-        raise ValueError(f"theta must be in [-1, 1] and not 0, not {theta}")
-    if not 0 < gamma <= 1:
-        raise ValueError(f"gamma must be in (0, 1], not {gamma}")
-    if features_per_step < 1:
-        raise ValueError(f"features_per_step must be at least 1, not {features_per_step}")
 
 
 class JSMA(Attack):
@@ -135,8 +136,5 @@ class JSMA(Attack):
     minimises = True
     shorter_runs = "first_success"
     space = SPACE
+    check = staticmethod(_check)
     sample_limit: ClassVar[int | None] = 30
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        _check(self.theta, self.gamma, self.features_per_step, self.targeted)

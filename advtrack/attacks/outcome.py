@@ -65,6 +65,14 @@ class AttackOutcome:
             **perturbation_norms(x_adv, x),
         )
 
+    def with_rows(self, rows: Tensor, others: AttackOutcome) -> AttackOutcome:
+        """This outcome with the rows that a mask, bool (N,), selects taken from another, which has only those."""
+        merged: dict[str, Any] = {}
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(others, field.name)
+            merged[field.name] = None if mine is None else mine.index_put((rows,), theirs)
+        return AttackOutcome(**merged)
+
     @classmethod
     def concatenate(cls, outcomes: Sequence[AttackOutcome]) -> AttackOutcome:
         """Join the outcomes of consecutive batches in order."""

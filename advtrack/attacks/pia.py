@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
 from advtrack.attacks.outcome import AttackOutcome
 
@@ -25,6 +26,8 @@ _LARGEST_DECAY, _SMALLEST_DECAY, _GROWTH = 0.5, 0.01, 1.5
 _STEPS_TRIED = 3
 # Iterations without an example at least 1% nearer: after half as many, back to the best example with half the step.
 _PATIENCE = 60
+# The score of a point whose logits are not finite: that of a class as good as impossible.
+_NO_SCORE = -100.0
 # Halvings of the box in which the projected start may save all gradients.
 _BISECTIONS = 10
 
@@ -84,9 +87,13 @@ def pia(
         itself) is one. ``forwards`` are the queries: about 20, the line search's 3 (``samples_per_draw`` + 1), and
         ``samples_per_draw`` and one or a few per iteration. ``backwards`` are 0.
     """
-    _check(eps, sigma, learning_rate, samples_per_draw, top_k, query_batch, targeted)
+    _check(
+        eps=eps, sigma=sigma, learning_rate=learning_rate, samples_per_draw=samples_per_draw, top_k=top_k,
+        max_iter=max_iter, seed=seed, query_batch=query_batch, targeted=targeted,
+    )  # fmt: skip
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, not {tuple(start.shape)}")
+    checks.inputs("start", start)
     x, x_adv = x.detach(), start.detach().clone()
     generator = torch.Generator(x.device).manual_seed(seed)
     scores = _TopScores(network, y, top_k, query_batch)
@@ -211,7 +218,7 @@ class _TopScores:
             hit = classes == targets[:, None]
             valid = logits.isfinite().all(1)
             bounded = values.where(hit, values[:, -1:]).amax(1)
-            score[batch] = bounded.where(valid, 0).to(score.dtype)
+            score[batch] = bounded.where(valid, _NO_SCORE).to(score.dtype)
             shown[batch] = hit.any(1) & valid
             leads[batch] = is_adversarial(logits, targets, True)
         self.queries.index_add_(0, samples, torch.ones_like(samples))
@@ -242,28 +249,30 @@ def _project(points: Tensor, x: Tensor, eps: Tensor) -> Tensor:
 
 
 def _check(
+    *,
     eps: float,
     sigma: float | None,
     learning_rate: float,
     samples_per_draw: int,
     top_k: int,
+    max_iter: int,
+    seed: int,
     query_batch: int,
     targeted: bool,
 ) -> None:
-    if not targeted:
+    if targeted is not True:
         raise ValueError("targeted must be True: PIA starts from an input of the target class")
-    if not 0 <= eps <= 1:
-        raise ValueError(f"eps must be in [0, 1], not {eps}")
-    if sigma is not None and not sigma > 0:
-        raise ValueError(f"sigma must be positive, or None, not {sigma}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate}")
-    if samples_per_draw < 2 or samples_per_draw % 2:
-        raise ValueError(f"samples_per_draw must be an even number of at least 2, not {samples_per_draw}")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if query_batch < 1:
-        raise ValueError(f"query_batch must be at least 1, not {query_batch}")
+    checks.number("eps", eps, 0, 1)
+    if sigma is not None:
+        checks.number("sigma", sigma, 0, without_low=True)
+    checks.number("learning_rate", learning_rate, 0, without_low=True)
+    checks.whole_number("samples_per_draw", samples_per_draw, least=2)
+    if samples_per_draw % 2:
+        raise ValueError(f"samples_per_draw must be even, not {samples_per_draw}: each draw is used with both signs")
+    checks.whole_number("top_k", top_k)
+    checks.whole_number("max_iter", max_iter)
+    checks.whole_number("seed", seed, least=0)
+    checks.whole_number("query_batch", query_batch)
 
 
 class PIA(Attack):
@@ -275,10 +284,5 @@ class PIA(Attack):
     starts = True
     shorter_runs = "none"
     space = SPACE
+    check = staticmethod(_check)
     sample_limit: ClassVar[int | None] = 10
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        _check(
-            self.eps, self.sigma, self.learning_rate, self.samples_per_draw, self.top_k, self.query_batch, self.targeted
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
-from advtrack.attacks.base import Attack, Choices, Range, frozen, in_batches, is_adversarial
+from advtrack.attacks.base import Attack, Choices, Range, frozen, in_batches, is_adversarial, margin
 from advtrack.attacks.fgsm import fgsm
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.errors import InputError
@@ -105,10 +105,30 @@ def test_what_only_bfloat16_takes_for_a_success_is_a_failure(clips, predict):
     x = clips(6, dtype=torch.float32)
     x[:3, 0, 0, 0], x[3:, 0, 0, 0] = 0.2, 0.8
     t = torch.ones(6, dtype=torch.int64)
-    outcome = in_batches(ATTACKS["bim_a"].native, TwoFaced(), x, t, 4, targeted=True, precision="bf16", eps=0.1)
+    given = {"eps": 0.1, "max_iter": 3}
+    outcome = in_batches(ATTACKS["bim_a"].native, TwoFaced(), x, t, 4, targeted=True, precision="bf16", **given)
     assert outcome.success.tolist() == [False] * 3 + [True] * 3
     assert outcome.first_success.tolist() == [-1] * 3 + [0] * 3
-    assert outcome.forwards.tolist() == [2] * 6  # the attack's, and the proof
+    assert outcome.forwards.tolist() == [2 + 4] * 3 + [2] * 3  # the attack's, the proof, and the attack in float32
+
+
+@pytest.mark.parametrize(("name", "confidence"), [("deepfool", None), ("carlini_wagner", 0.0), ("carlini_wagner", 2.0)])
+def test_what_bfloat16_gets_wrong_float32_puts_right(name, confidence, clips, mlp_victim, predict, other_labels):
+    """Attacks that stop just beyond the boundary stop where rounding decides."""
+    network, x = mlp_victim(dtype=torch.float32), clips(40, dtype=torch.float32)
+    y = predict(network, x)
+    targeted = ATTACKS[name].defaults["targeted"]
+    labels = other_labels(y) if targeted else y
+    params = {} if confidence is None else {"confidence": confidence}
+    plain, half = (
+        in_batches(ATTACKS[name].native, network, x, labels, 16, targeted=targeted, precision=precision, **params)
+        for precision in ("fp32", "bf16")
+    )
+    assert half.success[plain.success].all()
+    logits = network.eval()(half.x_adv)
+    assert torch.equal(half.success, is_adversarial(logits, labels, targeted))
+    assert (margin(logits, labels, targeted)[half.success] <= -(confidence or 0)).all()
+    assert half.l2.median() <= 1.1 * plain.l2.median()
 
 
 def test_bfloat16_sees_a_cheaper_victim_and_gives_float32_examples(clips, mlp_victim, predict, art_classifier):
@@ -148,19 +168,125 @@ def test_other_ranges_of_inputs_are_refused(art_classifier, linear_victim, clip_
         ATTACKS["fgsm"](classifier)
 
 
+BAD = {
+    "batch_size": (0, 2.5, True, None, "8"),
+    "max_iter": (0, 2.5, math.inf, math.nan, "ten", None, True),
+    "targeted": ("yes", 1, None),
+    "abort_early": ("no", 0),
+    "eps": (-0.1, 1.5, math.nan, math.inf, "a", None, True, np.array([0.1, math.nan])),
+    "eps_step": (-0.1, 2.0, math.nan),
+    "theta": (0, 2, math.nan, "a"),
+    "gamma": (0, 1.1, None),
+    "features_per_step": (0, 2.5),
+    "confidence": (-1, math.inf, "a"),
+    "learning_rate": (0, -1, math.nan, None),
+    "initial_const": (0, math.inf, "a"),
+    "binary_search_steps": (0, 2.5),
+    "sigma": (0, "a"),
+    "samples_per_draw": (0, 3, 2.5, True),
+    "top_k": (0, 1.5),
+    "query_batch": (0,),
+    "seed": (-1, 0.5),
+    "norm": ("l1", None),
+    "precision": ("fp8", None),
+}
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_bad_parameters_are_refused_by_name(name, art_classifier, linear_victim):
+    classifier = art_classifier(linear_victim(dtype=torch.float32))
+    ours = {art: native for native, art in ATTACKS[name].art_names.items()}
+    refusable = {ours.get(art, art) for art in ATTACKS[name].attack_params}
+    for parameter, values in {**BAD, "epsilon": (-0.1, "a"), "nb_grads": (0, 2.5)}.items():
+        if parameter in ATTACKS[name].attack_params:
+            for value in values:
+                if name in ("deepfool", "carlini_wagner") and value is None and parameter == "initial_const":
+                    continue
+                with pytest.raises(ValueError, match=ours.get(parameter, parameter)):
+                    ATTACKS[name](classifier, **{parameter: value})
+    assert refusable - {"tensor_board", "summary_writer"} <= {*BAD, "overshoot", "candidates"}  # none is forgotten
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_numpy_numbers_are_numbers(name, art_classifier, linear_victim):
+    defaults = ATTACKS[name].defaults
+    numbers = {k: v for k, v in defaults.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    given = {k: np.int64(v) if isinstance(v, int) else np.float32(v) for k, v in numbers.items()}
+    ATTACKS[name](art_classifier(linear_victim(dtype=torch.float32)), batch_size=np.int32(4), **given)
+
+
+def test_jsma_makes_no_more_than_the_papers_iterations(art_classifier, linear_victim):
+    with pytest.raises(ValueError, match="at most 1000"):
+        ATTACKS["jsma"](art_classifier(linear_victim(dtype=torch.float32)), max_iter=1001)
+
+
 @pytest.mark.parametrize(
-    ("params", "message"),
+    ("x", "y", "message"),
     [
-        ({"batch_size": 0}, "batch_size"),
-        ({"batch_size": 2.5}, "batch_size"),
-        ({"targeted": "yes"}, "targeted"),
-        ({"eps": -0.1}, "eps"),
-        ({"eps": math.nan}, "eps"),
+        (np.full((2, 1, 4, 4), 1.01), None, r"x must be .* in \[0, 1\]"),
+        (np.full((2, 1, 4, 4), math.nan), None, r"x must be .* in \[0, 1\]"),
+        (np.zeros((2, 1, 4, 4)), np.array([0, 4]), "y must be labels from 0 to 3"),
+        (np.zeros((2, 1, 4, 4)), np.array([0, -1]), "y must be labels from 0 to 3"),
+        (np.zeros((2, 1, 4, 4)), np.array([0]), "y must be 2 labels"),
+        (np.zeros((2, 1, 4, 4)), np.array([0.5, 1]), "y must be class numbers"),
     ],
 )
-def test_bad_parameters_are_refused(art_classifier, linear_victim, params, message):
+def test_bad_inputs_are_refused(art_classifier, linear_victim, x, y, message):
+    attack = ATTACKS["fgsm"](art_classifier(linear_victim(dtype=torch.float32)))
     with pytest.raises(ValueError, match=message):
-        ATTACKS["fgsm"](art_classifier(linear_victim(dtype=torch.float32)), **params)
+        attack.generate(x.astype(np.float32), y)
+
+
+def test_what_generate_needs_and_does_not_know(art_classifier, linear_victim):
+    classifier, x = art_classifier(linear_victim(dtype=torch.float32)), np.zeros((2, 1, 4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"PIA\.generate takes start=\.\.\., .* not nothing"):
+        ATTACKS["pia"](classifier).generate(x, np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"start must be .* in"):
+        ATTACKS["pia"](classifier).generate(x, np.zeros(2, int), start=x - 1)
+    with pytest.raises(ValueError, match=r"BIMa\.generate takes no further arguments, not mask"):
+        ATTACKS["bim_a"](classifier).generate(x, np.zeros(2, int), mask=x)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim_a", "bim_b"])
+def test_each_sample_may_have_its_own_eps(name, art_classifier, linear_victim, clips):
+    classifier, x = art_classifier(linear_victim(dtype=torch.float32)), clips(4, dtype=torch.float32).numpy()
+    y, eps = np.arange(4), np.array([0.0, 0.01, 0.1, 0.2], np.float32)
+    together = ATTACKS[name](classifier, eps=eps, targeted=True).generate(x, y)
+    for i in range(4):
+        alone = ATTACKS[name](classifier, eps=float(eps[i]), targeted=True).generate(x[i : i + 1], y[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
+    with pytest.raises(ValueError, match="one for each of 3 samples"):
+        ATTACKS[name](classifier, eps=eps, targeted=True).generate(x[:3], y[:3])
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_gradients_switched_off_outside_do_not_matter(name, mlp_victim, clips):
+    network, x, y = mlp_victim(dtype=torch.float32), clips(6, dtype=torch.float32), torch.arange(6) % 4
+    start = clips(6, dtype=torch.float32, seed=7)
+    expected = struck(name, network, x, y, start)
+    with torch.no_grad():
+        assert torch.equal(struck(name, network, x, y, start).x_adv, expected.x_adv)
+    from_a_graph = struck(name, network, x.clone().requires_grad_(), y, start)
+    for field in ("x_adv", "l0", "l2", "linf"):
+        assert not getattr(from_a_graph, field).requires_grad
+
+
+def test_memory_that_the_cpu_lacks_halves_the_batch(clips, mlp_victim, caplog):
+    class Hungry(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            if len(x) > 3:
+                torch.empty(1 << 60, dtype=torch.uint8)  # more than any machine has
+            return self.network(x)
+
+    x, y = clips(5), torch.arange(5) % 4
+    network = mlp_victim()
+    outcome = in_batches(fgsm, Hungry(network), x, y, 100, targeted=False, eps=0.1)
+    assert torch.equal(outcome.x_adv, fgsm(network, x, y, eps=0.1).x_adv)
+    assert [record.getMessage() for record in caplog.records] == ["cpu is out of memory: going on with batches of 2"]
 
 
 def test_generate_takes_labels_one_hot_labels_or_predictions(art_classifier, linear_victim, clips, predict):
@@ -170,6 +296,7 @@ def test_generate_takes_labels_one_hot_labels_or_predictions(art_classifier, lin
     attack = ATTACKS["fgsm"](art_classifier(network), eps=0.1)
     from_labels = attack.generate(x.numpy(), y.numpy())
     np.testing.assert_array_equal(from_labels, attack.generate(x.numpy(), np.eye(4)[y.numpy()]))
+    np.testing.assert_array_equal(from_labels, attack.generate(x.numpy(), y.numpy()[:, None]))
     np.testing.assert_array_equal(from_labels, attack.generate(x.numpy()))
     assert from_labels.dtype == np.float32
 

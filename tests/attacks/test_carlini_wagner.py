@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from advtrack.attacks import carlini_wagner as module
 from advtrack.attacks.base import in_batches
 from advtrack.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 
@@ -154,6 +155,29 @@ def test_art_never_bisects_the_constant(mlp_victim, clips, predict, other_labels
     assert np.allclose(np.diff(np.log2(tried)), 1)  # each twice the one before, and then the last again and again
 
 
+def test_the_constant_falls_after_a_success_and_rises_after_a_failure(attacked, monkeypatch):
+    network, x, _, t = attacked
+    tried, solved = [], []
+
+    def spy(const, lower, upper, success):
+        tried.append(const)
+        solved.append(success)
+        return following(const, lower, upper, success)
+
+    following = module._next_constants
+    monkeypatch.setattr(module, "_next_constants", spy)
+    assert carlini_wagner(network, x, t, binary_search_steps=9).success.all()
+    tried, solved = torch.stack(tried), torch.stack(solved)
+    assert torch.equal(tried[1:] < tried[:-1], solved[:-1])
+    # Each constant lies between the largest that has failed and the smallest that has succeeded.
+    for step in range(1, 9):
+        failed = tried[:step].where(~solved[:step], 0).amax(0)
+        enough = tried[:step].where(solved[:step], torch.inf).amin(0)
+        assert ((failed < tried[step]) & (tried[step] < enough)).all()
+    rises = ~solved[:-1] & (solved.cumsum(0)[:-1] > 0)
+    assert rises.sum() >= 10  # the search goes both ways, also once it has succeeded
+
+
 def test_more_constants_never_lengthen_a_perturbation(attacked):
     network, x, _, t = attacked
     previous = torch.full((12,), torch.inf, dtype=torch.float64)
@@ -234,23 +258,9 @@ def test_the_victim_and_the_inputs_are_left_as_they_came(attacked):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-class Elementwise(nn.Module):
-    """Logits without a matrix product, whose rounding would depend on the number of rows."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer(
-            "weight", torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        )
-
-    def forward(self, x):
-        return (torch.sin(3 * x.flatten(1))[:, None] * self.weight).sum(2)
-
-
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_results_do_not_depend_on_the_batch(clips, predict, other_labels, batch_size):
-    network, x = Elementwise(), clips(12)
-    t = other_labels(predict(network, x))
+def test_results_do_not_depend_on_the_batch(attacked, batch_size):
+    network, x, _, t = attacked
     whole, split = carlini_wagner(network, x, t), in_batches(carlini_wagner, network, x, t, batch_size, targeted=True)
     assert torch.equal(whole.x_adv, split.x_adv)
     assert torch.equal(whole.first_success, split.first_success)
@@ -271,14 +281,14 @@ def test_a_victim_with_one_class(linear_victim, clips, targeted):
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_a_poisoned_sample_fails_alone(clips, predict, other_labels, poison):
-    network, x = Elementwise(), clips(6)
+def test_a_poisoned_sample_fails_alone(mlp_victim, clips, predict, other_labels, poison):
+    network, x = mlp_victim(), clips(6)
     t = other_labels(predict(network, x))
 
     class Poisoned(nn.Module):
         def forward(self, batch):
             bad = torch.where(batch[:, 0, 0, 0] > 0.9, poison, 1.0)
-            return network(batch) * bad[:, None]
+            return network.eval()(batch) * bad[:, None]
 
     x[:, 0, 0, 0] = 0.2
     x[3, 0, 0, 0] = 1.0

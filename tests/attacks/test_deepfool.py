@@ -120,14 +120,39 @@ def test_does_not_depend_on_the_batch_or_its_order(attacked, norm, batch_size):
 
 
 @NORMS
-def test_boundaries_that_are_left_out_are_not_the_nearest(attacked, norm, monkeypatch):
-    network, x, y = attacked
+@pytest.mark.parametrize("seed", range(4))
+def test_boundaries_that_are_left_out_are_not_the_nearest(norm, seed, monkeypatch, predict):
+    """On steep victims of ten classes, whose inputs lie half on the floor, as spectrograms of short clips do."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10)).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(4)
+    x = (torch.rand(48, 1, 8, 8).double() * 2 - 1).clamp(min=0)
+    y = predict(network, x)
     quick = deepfool(network, x, y, norm=norm)
-    monkeypatch.setattr("advtrack.attacks.deepfool._NORM_GROWTH", math.inf)  # every boundary may be the nearest
+    monkeypatch.setattr("advtrack.attacks.deepfool._GROWTH", math.inf)  # every boundary may be the nearest
     thorough = deepfool(network, x, y, norm=norm)
     assert torch.equal(quick.x_adv, thorough.x_adv)
-    assert quick.backwards.sum() < thorough.backwards.sum()
-    assert torch.equal(thorough.backwards, 3 * thorough.first_success)
+    assert quick.backwards.sum() < 0.9 * thorough.backwards.sum()
+    assert torch.equal(thorough.backwards, 9 * thorough.first_success)
+
+
+@NORMS
+def test_where_slopes_jump_what_is_left_out_costs_nothing_on_average(norm, monkeypatch, predict):
+    sums = torch.zeros(2)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)).double()
+        with torch.no_grad():
+            network[1].weight.normal_(0, 3)
+            network[3].weight.normal_()
+        x = (torch.rand(16, 1, 8, 8).double() * 2 - 1).clamp(min=0)
+        y = predict(network, x)
+        for i, growth in enumerate((2.0, math.inf)):
+            monkeypatch.setattr("advtrack.attacks.deepfool._GROWTH", growth)
+            sums[i] += getattr(deepfool(network, x, y, norm=norm), norm).sum()
+    assert sums[0] <= 1.02 * sums[1]
 
 
 def test_art_lets_the_company_of_a_clip_choose_its_classes(mlp_victim, clips, predict, art_classifier):

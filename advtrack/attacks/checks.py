@@ -1,0 +1,46 @@
+"""How attacks refuse what they cannot run with: a `ValueError` that names the parameter and its range."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor
+
+
+def whole_number(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
+    """Refuse anything but a whole number between two bounds, both allowed."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        above = "" if math.isinf(most) else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{above}, not {value!r}")
+
+
+def number(name: str, value: object, low: float, high: float = math.inf, *, without_low: bool = False) -> None:
+    """Refuse anything but a finite number between two bounds, both allowed, the lower one unless told otherwise."""
+    found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (low <= found <= high and math.isfinite(found)) or (without_low and found == low):
+        end = ")" if math.isinf(high) else "]"
+        raise ValueError(
+            f"{name} must be a number in {'(' if without_low else '['}{low:g}, {high:g}{end}, not {value!r}"
+        )
+
+
+def flag(name: str, value: object) -> None:
+    """Refuse anything but True and False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+
+
+def inputs(name: str, x: Tensor) -> None:
+    """Refuse inputs outside of [0, 1], or that are not finite."""
+    if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"{name} must be floating-point numbers in [0, 1], without NaN")
+
+
+def labels(y: Tensor, samples: int, classes: float = math.inf) -> None:
+    """Refuse labels that are not a class for each sample."""
+    if y.shape != (samples,) or y.dtype != torch.int64:
+        raise ValueError(f"y must be {samples} labels, int64, not {y.dtype} of shape {tuple(y.shape)}")
+    if not ((y >= 0) & (y < classes)).all():
+        raise ValueError(f"y must be labels from 0 to {classes - 1:g}")
