@@ -11,4 +11,4 @@ class InputError(Exception):
 
 def reason(error: BaseException) -> str:
     """The first line of an error's text, for a message of our own; its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")

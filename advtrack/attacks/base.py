@@ -85,6 +85,11 @@ def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return others - own if targeted else own - others
 
 
+def rounded(values: Tensor) -> Tensor:
+    """In float64, without the last bits, in which a matrix product depends on the size of the batch."""
+    return values.float().to(values.dtype)
+
+
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """One value per sample, shape (N,), as (N, 1, ...): it multiplies, or bounds, inputs like ``x``."""
     return values.reshape(-1, *[1] * (x.ndim - 1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, margin, per_sample
+from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, margin, per_sample, rounded
 from advtrack.attacks.outcome import AttackOutcome
 
 SPACE: Space = {
@@ -132,7 +132,7 @@ def carlini_wagner(
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
-                hinge = _rounded(f.detach()).clamp(min=-confidence)
+                hinge = rounded(f.detach()).clamp(min=-confidence)
                 going = (best[active] > 0) & hinge.isfinite()
                 if abort_early and iteration > 0:
                     # The sum that Eq. 5 minimises.
@@ -147,7 +147,7 @@ def carlini_wagner(
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
                 # whole: samples that leave here get a row of zeros, and are charged for it.
                 (slope,) = torch.autograd.grad(f[going & ~fooled].sum(), x_k)
-                slope = _rounded(slope)
+                slope = rounded(slope)
                 backwards[active] += 1
                 going &= slope.flatten(1).isfinite().all(1)
                 if not going.all():
@@ -194,11 +194,6 @@ def _next_constants(const: Tensor, lower: Tensor, upper: Tensor, solved: Tensor)
     upper = const.where(solved, upper)
     lower = lower.where(solved, const)
     return torch.where(upper.isinf(), const * 10, (lower + upper) / 2), lower, upper
-
-
-def _rounded(values: Tensor) -> Tensor:
-    """In float64, without the last bits, in which a matrix product depends on the size of the batch."""
-    return values.float().to(values.dtype)
 
 
 def _check(

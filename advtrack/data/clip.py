@@ -166,7 +166,7 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
     Parameters
     ----------
     path
-        Any file that libsndfile reads: WAV, FLAC, Ogg, MP3, any rate, width and number of channels.
+        WAV and its relatives (W64, RF64, AIFF, AU, CAF), FLAC, Ogg or MP3, of any rate, width and number of channels.
 
     Returns
     -------
@@ -186,21 +186,23 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
         if size == 0:
             raise InputError(f"{path} is empty: replace or remove it")
         with path.open("rb") as stream:
-            damaged = containers.damaged(stream, size)
+            fault = containers.fault(stream, size)
             stream.seek(0)
             with soundfile.SoundFile(stream) as file:
                 announced, rate = file.frames, int(file.samplerate)
+                if file.format not in containers.FORMATS:
+                    raise InputError(f"{path} is of the format {file.format}: convert it to WAV or FLAC")
                 parts = list(_blocks(file))
             partly = file.format == "MP3" and containers.frames_behind(path, stream.tell())
     except FileNotFoundError:
         raise InputError(f"{path} is not there: restore it") from None
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{path} cannot be decoded: {error.error_string}") from error
+        raise InputError(f"{path} cannot be decoded ({error.error_string}): replace or convert it") from error
     except (OSError, soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be decoded: {reason(error)}") from error
+        raise InputError(f"{path} cannot be decoded ({reason(error)}): replace or convert it") from error
     waveform = np.concatenate(parts) if parts else np.empty(0, np.float32)
-    if damaged or len(waveform) < announced < _UNKNOWN:
-        raise InputError(f"{path} is damaged or cut off: replace or remove it")
+    if fault or len(waveform) < announced < _UNKNOWN:
+        raise InputError(f"{path} {fault or containers.CUT_OFF}")
     if partly:
         raise InputError(f"{path} holds more sound than it announces (VBR without a Xing header): convert it")
     if not len(waveform):
@@ -213,7 +215,8 @@ def decode(path: Path | str) -> tuple[np.ndarray, int]:
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """The mean of the channels [n], piece by piece: some streams do not know how many samples there are."""
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-        yield block.mean(axis=1)
+        with np.errstate(invalid="ignore"):  # infinities of both signs, which are refused later
+            yield block.mean(axis=1)
 
 
 def unusable(dataset: Dataset) -> dict[Path, str]:

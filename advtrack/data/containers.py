@@ -12,8 +12,13 @@ _OGG_HEADER = 27  # bytes of a page before the lengths of its segments (RFC 3533
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def damaged(stream: BinaryIO, size: int) -> bool:
-    """Whether a file ends before its header says it does, or is an Ogg file with a page that is missing or damaged.
+#: What `fault` can check; libsndfile reads more, and of those whatever a file that is cut off still holds.
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3")
+CUT_OFF = "is damaged or cut off: replace or remove it"
+
+
+def fault(stream: BinaryIO, size: int) -> str:
+    """What is wrong with a file that ends before its header says it does, or whose Ogg pages are not in order.
 
     Parameters
     ----------
@@ -21,15 +26,26 @@ def damaged(stream: BinaryIO, size: int) -> bool:
         The file, at its beginning.
     size
         Its length in bytes.
+
+    Returns
+    -------
+    str
+        The fault and the way out, empty if there is none. An Ogg stream that was broken off while it was recorded, and
+        so has no last page, counts as cut off.
     """
     head = stream.read(40)
     if head[:4] == b"OggS":
         stream.seek(0)
-        return not _ogg_whole(stream.read())
+        return _ogg_fault(stream.read())
+    return CUT_OFF if _announced_end(stream, head) > size else ""
+
+
+def _announced_end(stream: BinaryIO, head: bytes) -> int:
+    """Where a file ends by its own account; 0 if it gives none."""
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
-        return _chunk_end(stream, 12, "little" if head[3:4] == b"F" else "big", 4, padded=True) > size
+        return _chunk_end(stream, 12, "little" if head[3:4] == b"F" else "big", 4, padded=True)
     if head[:4] == b"caff":
-        return _chunk_end(stream, 8, "big", 8, padded=False) > size
+        return _chunk_end(stream, 8, "big", 8, padded=False)
     announced = 0
     if head[:4] == b"FORM":  # AIFF
         announced = 8 + int.from_bytes(head[4:8], "big")
@@ -40,7 +56,7 @@ def damaged(stream: BinaryIO, size: int) -> bool:
     elif head[:4] == b".snd" and head[8:12] != b"\xff" * 4:  # AU; all ones where the length was not known
         announced = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
     unknown = announced >> 24 in range(0x7F, 0x101) or announced >> 56 in range(0x7F, 0x101)  # written to a pipe
-    return announced > size and not unknown
+    return 0 if unknown else announced
 
 
 def frames_behind(path: Path, position: int) -> bool:
@@ -53,24 +69,26 @@ def frames_behind(path: Path, position: int) -> bool:
     return len(header) == 2 and sum(content[end] & 0x0C == rate for end in alike) >= 3
 
 
-def _ogg_whole(content: bytes) -> bool:
-    """Whether page follows page, each of its checksum, up to one that bears the flag that it is its stream's last."""
+def _ogg_fault(content: bytes) -> str:
+    """Page must follow page, each of its checksum, up to one that bears the flag that it is its stream's last."""
     following: dict[bytes, int] = {}  # the number of each stream's next page
     at = 0
     while content[at : at + 4] == b"OggS":
+        if at and not following:
+            return "is several Ogg files in a row, of which only the first would be heard: split it"
         header = content[at : at + _OGG_HEADER]
         segments = content[at + _OGG_HEADER : at + _OGG_HEADER + header[-1]]
         end = at + _OGG_HEADER + len(segments) + sum(segments)
         if end > len(content) or header[22:26] != _ogg_checksum(header[:22] + bytes(4) + content[at + 26 : end]):
-            return False
+            return CUT_OFF
         serial, number = header[14:18], int.from_bytes(header[18:22], "little")
         first, last = header[5] & 2, header[5] & 4
         if number != following.pop(serial, number if first else -1):
-            return False
+            return CUT_OFF
         if not last:
             following[serial] = number + 1
         at = end
-    return not following
+    return CUT_OFF if following or b"OggS" in content[at:] else ""
 
 
 def _ogg_checksum(page: bytes) -> bytes:

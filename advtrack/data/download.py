@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import shutil
 import tarfile
-import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from advtrack.errors import InputError, reason
 
 #: What the disk says if it is at fault; all else that goes wrong while unpacking is the archive's.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,27 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
             raise InputError(f"{destination} is there and not whole ({error}): move it away and run again") from error
         return destination
     staging = destination.with_name(f".{destination.name}.download")
+    archive, unpacked = staging / Path(release.url).name, staging / "unpacked"
     try:
         staging.mkdir(parents=True, exist_ok=True)
-        archive = _fetch(release, staging)
-        unpacked = staging / uuid.uuid4().hex
-        try:
-            _unpack(archive, unpacked)
-            _check(dataset, unpacked / release.folder, release)
-            (unpacked / release.folder).rename(destination)
-        except InputError as error:
-            archive.unlink()  # it would fail the same way again
-            raise InputError(f"what came from {release.url} is not {dataset}: {error}; run the command again") from (
-                error
-            )
-        finally:
-            shutil.rmtree(unpacked, ignore_errors=True)
+        with _alone(staging):
+            for left in staging.iterdir():  # by a download that was killed
+                if left.is_dir():
+                    shutil.rmtree(left)
+                elif left not in (archive, staging / _LOCK):
+                    left.unlink()
+            _fetch(release, archive)
+            try:
+                _unpack(archive, unpacked)
+                _check(dataset, unpacked / release.folder, release)
+                (unpacked / release.folder).rename(destination)
+            except InputError as error:
+                archive.unlink()  # it would fail the same way again
+                raise InputError(
+                    f"what came from {release.url} is not {dataset}: {error}; run the command again"
+                ) from (error)
+            finally:
+                shutil.rmtree(unpacked, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"{destination} cannot be written ({error.strerror or error}): make room or choose another folder"
@@ -113,13 +122,23 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
     return destination
 
 
-def _fetch(release: Release, folder: Path) -> Path:
-    """The archive, which is in the folder then."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; a process that is killed lets go of it."""
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is downloading into {folder}: wait for it") from None
+        yield
+
+
+def _fetch(release: Release, archive: Path) -> None:
+    """See to it that the archive is there."""
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(progressbar=True)
     try:
-        name = Path(release.url).name
-        return Path(pooch.retrieve(release.url, release.checksum, fname=name, path=folder, downloader=downloader))
+        pooch.retrieve(release.url, release.checksum, fname=archive.name, path=archive.parent, downloader=downloader)
     except requests.RequestException as error:
         raise InputError(f"cannot download {release.url} ({reason(error)}): run the command again") from error
     except ValueError as error:  # pooch's word for a wrong checksum

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import sys
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ from advtrack.representations.store import (
 logger = logging.getLogger("advtrack")
 
 SHARD = 256  # images at most; a clip and its augmented copies lie in one shard
+SHARD_BYTES = 1 << 26  # of its images at most, unless it is a single clip's: one shard of each store is held in memory
 INVERSE = ("reference", "seconds")  # of an item: the power that 1 stands for, and how long the clip was by itself
 _ABANDONED = 3600  # seconds after which a file that was never renamed is taken for one that a kill left
 
@@ -131,7 +133,8 @@ def extract(
         raise InputError(f"workers is {workers}: at least 1 is needed")
     scales = (1.0, *SCALES) if augment else (1.0,)
     entries = list(zip(dataset.clips, checksums, strict=True))
-    per_shard = SHARD // len(scales)
+    largest = max(2 * math.prod(settings.shape(name)) for name in representations)  # float16
+    per_shard = max(min(SHARD, SHARD_BYTES // largest) // len(scales), 1)
     batches = [entries[i : i + per_shard] for i in range(0, len(entries), per_shard)]
     stores = [_Unfinished(dataset, name, Path(root), settings, augment, checksums) for name in representations]
     missing = {
@@ -195,7 +198,7 @@ class _Unfinished:
             [clip.path.name, clip.label, clip.fold, clip.source, file]
             for clip, file in zip(dataset.clips, checksums, strict=True)
         ]
-        content = [VERSION, self.parameters, dataset.name, dataset.classes, clips]
+        content = [self.parameters, dataset.name, dataset.classes, clips]
         self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         size = f"{settings.height}x{settings.width}" + ("-augmented" if augment else "")
         self.folder = root / f"{dataset.name}-{representation}-{size}-{self.digest[:8]}"
@@ -256,14 +259,20 @@ class _Unfinished:
         }  # fmt: skip
         _write(self.folder / MANIFEST, lambda file: file.write(json.dumps(content, indent=1).encode()))
         for partial_path in self.folder.glob(".*"):
-            if time() - partial_path.stat().st_mtime > _ABANDONED:
-                partial_path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just renamed it
+                if time() - partial_path.stat().st_mtime > _ABANDONED:
+                    partial_path.unlink()
         return open_store(self.folder)
 
 
 def _parameters(representation: str, settings: ImageSettings, augment: bool) -> dict[str, Any]:
     """All that determines the images, and what inverts them: each row's frequency, each column's time."""
-    parameters = {"representation": representation, "augment": augment, "settings": asdict(settings)}
+    parameters = {
+        "version": VERSION,
+        "representation": representation,
+        "augment": augment,
+        "settings": asdict(settings),
+    }
     parameters["seconds_per_column"] = settings.duration / settings.width
     if representation.startswith("stft"):
         bins = (np.arange(settings.height) + 0.5) * (stft.N_FFT // 2 + 1) / settings.height - 0.5
@@ -318,8 +327,8 @@ def _computed(
 
         def shown(results: Iterator[Images]) -> Iterator[Images]:
             for result in results:
-                yield result
                 bar.update()
+                yield result
 
         if workers == 1:
             with threadpool_limits(1):

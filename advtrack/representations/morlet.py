@@ -29,7 +29,8 @@ _SPREAD = 1 / (np.pi * np.sqrt(2 * BANDWIDTH) * CENTRE)  # the band's standard d
 _BAND = 7.0  # standard deviations kept on each side of a band: what is cut off lies 213 dB below its peak
 # Standard deviations between aliases of the power. Two tones on either side of a band, x of its standard deviations
 # away, beat at 2 x of them: up to x = 4.5 no beat is taken for a slower one.
-_POWER_BAND = 18.0
+_POWER_BAND, _POWER_BAND_NARROW = 18.0, 26.0
+_NARROW = 64  # samples of a column
 _ENDS = 9  # samples on each side of a column's end that correct its sum
 _GROUP = 8  # rows transformed together: the FFT computes several at once in the time of two
 
@@ -186,7 +187,9 @@ def _prime_factors(number: int) -> list[int]:
 def _group(centres: np.ndarray, length: int, period: int) -> _Group:
     """Bands of neighbouring scales, whose centres are in cycles per sample, and what their columns' means take."""
     widest = _SPREAD * centres[-1] * length  # in bins
-    least = max(2 * _ENDS, math.ceil(_POWER_BAND * widest / period))
+    # What is wrong at a column's ends weighs the more the fewer samples it has.
+    power_band = _POWER_BAND if length / period >= _NARROW else _POWER_BAND_NARROW
+    least = max(2 * _ENDS, math.ceil(power_band * widest / period))
     count = min(range(least, least + least // 8 + 4), key=lambda count: count * sum(_prime_factors(count)))
     width, between = divmod(length, period)
     if not between:  # columns end at samples, and what lies between these does not count

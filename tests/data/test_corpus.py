@@ -134,6 +134,26 @@ def test_an_ogg_file_damaged_anywhere_is_refused(tmp_path, width):
             decode(spoilt)
 
 
+def test_ogg_files_in_a_row_are_refused_and_tags_behind_one_are_not(tmp_path):
+    first, row, tagged = (tmp_path / name for name in ("first.ogg", "row.ogg", "tagged.ogg"))
+    soundfile.write(first, sound(1, 8000), 8000, "VORBIS")
+    tagged.write_bytes(first.read_bytes() + b"TAG" + bytes(125))
+    np.testing.assert_array_equal(decode(tagged)[0], decode(first)[0])
+    row.write_bytes(2 * first.read_bytes())
+    with pytest.raises(InputError, match=r"row\.ogg is several Ogg files in a row"):
+        decode(row)
+    row.write_bytes(first.read_bytes() + bytes(10) + first.read_bytes())
+    with pytest.raises(InputError, match=r"row\.ogg is damaged"):
+        decode(row)
+
+
+@pytest.mark.parametrize("kind", ["NIST", "VOC", "PAF", "MAT5"])
+def test_formats_that_cannot_be_checked_are_refused(tmp_path, kind):
+    soundfile.write(tmp_path / "clip.x", sound(1, 8000), 8000, "PCM_16", format=kind)
+    with pytest.raises(InputError, match=rf"clip\.x is of the format {kind}: convert it"):
+        decode(tmp_path / "clip.x")
+
+
 def test_chunks_after_the_sound_and_unknown_lengths_are_no_damage(tmp_path):
     soundfile.write(tmp_path / "clip.wav", sound(1, 8000), 8000)
     content = (tmp_path / "clip.wav").read_bytes()

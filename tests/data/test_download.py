@@ -192,7 +192,7 @@ def test_a_bad_archive_is_fetched_anew_by_the_next_call(release, server, tmp_pat
     offered = server[0](spoil(release))
     with pytest.raises(InputError, match=r"what came from http://127.*set\.zip is not esc50"):
         download("esc50", tmp_path / "ESC-50", offered)
-    assert not list(tmp_path.rglob(".ESC*/*")) and not (tmp_path / "ESC-50").exists()
+    assert [path.name for path in tmp_path.rglob(".ESC*/*")] == [".lock"] and not (tmp_path / "ESC-50").exists()
     download("esc50", tmp_path / "ESC-50", server[0](release()))
     assert len(server[1]) == 2
 
@@ -225,6 +225,29 @@ def test_links_are_refused(release, server, tmp_path):
         archive.addfile(link)
     with pytest.raises(InputError, match="outside of its folder"):
         download("esc50", tmp_path / "ESC-50", server[0](packed.getvalue(), "tar.gz"))
+
+
+def test_what_a_killed_download_left_goes_with_the_next_one(release, server, tmp_path):
+    staging = tmp_path / ".ESC-50.download"
+    (staging / "unpacked" / "ESC-50-master").mkdir(parents=True)
+    (staging / "tmp123").write_bytes(b"half an archive")
+    with pytest.raises(InputError, match="no whole archive"):
+        download("esc50", tmp_path / "ESC-50", server[0](b"<html>moved</html>"))
+    assert [path.name for path in staging.iterdir()] == [".lock"]
+    (staging / "unpacked").mkdir()
+    download("esc50", tmp_path / "ESC-50", server[0](release()))
+    assert [path.name for path in tmp_path.glob("*ESC*")] == ["ESC-50"]
+
+
+def test_two_downloads_into_one_folder_do_not_meet(release, server, tmp_path):
+    offered = server[0](release())
+    (tmp_path / ".ESC-50.download").mkdir()
+    with (
+        module._alone(tmp_path / ".ESC-50.download"),
+        pytest.raises(InputError, match="another process is downloading"),
+    ):
+        download("esc50", tmp_path / "ESC-50", offered)
+    download("esc50", tmp_path / "ESC-50", offered)
 
 
 def test_another_folder_in_its_place_is_left_alone(server, tmp_path):

@@ -319,6 +319,22 @@ def test_a_full_disk_is_one_line_and_what_is_finished_stays(dataset, tmp_path, s
     assert sorted(folder.glob("*.npy")) == [first, third] and not list(folder.glob(".*"))
 
 
+def test_images_of_another_version_are_not_reused(dataset, tmp_path, decoded, monkeypatch):
+    extract(replace(dataset, clips=dataset.clips[:5]), tmp_path)
+    extract(dataset, tmp_path, decode=decoded[1])
+    assert len(decoded[0]) == 2  # those of its own version are
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    decoded[0].clear()
+    with pytest.raises(InputError, match="version"):  # the reader, for its part, knows the version in use only
+        extract(dataset, tmp_path, decode=decoded[1])
+    assert len(decoded[0]) == 7
+
+
+def test_shards_of_large_images_hold_fewer(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_BYTES", 2 * SETTINGS.height * SETTINGS.width * 3)
+    assert [len(np.load(path)) for path in sorted(extract(dataset, tmp_path).path.glob("*.npy"))] == [3, 3, 1]
+
+
 def test_files_that_a_kill_left_half_written_go_once_they_are_old(dataset, tmp_path):
     folder = extract(dataset, tmp_path).path
     (folder / "manifest.json").unlink()

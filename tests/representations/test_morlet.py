@@ -75,6 +75,18 @@ def test_equal_to_direct_convolution_where_columns_end_between_samples(signal, c
     assert (error <= 1e-4 * full.max(axis=1)).all()
 
 
+@pytest.mark.parametrize("beside", [3.5, 4.0, 4.3])
+def test_narrow_columns_at_the_nyquist_edge(beside):
+    """A tone below Nyquist beats with its own mirror image in the top rows, nearly twice in each sample."""
+    rate, n, columns, rows = 8_000, 3_200, 224, 24
+    tone = np.sin(np.pi * (1 - beside * morlet._SPREAD) * np.arange(n) + 0.4)
+    waveform = (tone * np.hanning(n)).astype(np.float32)
+    parts = direct(waveform, rate, rows, 28, before=13)[-3:, ::2]
+    pooled = parts.reshape(3, columns, -1).mean(axis=2)
+    error = np.abs(morlet.scalogram(waveform, rate, rows, columns)[-3:] - pooled).max(axis=1)
+    assert (error <= 1e-4 * pooled.max(axis=1)).all()
+
+
 @pytest.mark.parametrize(
     ("n", "rate", "rows", "columns", "position"),
     [
