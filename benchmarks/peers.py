@@ -130,15 +130,18 @@ def deepfool(norm: str, iterations: int, classes: int) -> dict[str, PeerAttack]:
     return found
 
 
-def carlini_wagner(iterations: int, constants: int, targeted: bool, classes: int) -> dict[str, PeerAttack]:
+def carlini_wagner(
+    iterations: int, constants: int, targeted: bool, classes: int, rates: tuple[float, ...] = (0.1,)
+) -> dict[str, PeerAttack]:
     """C&W in l2 with as many iterations and constants as ours; torchattacks has a single constant.
 
     The libraries' own learning rates and first constants are made for thousands of iterations. Each peer is called with
-    rate and constant 0.01, their usual ones, and with 0.1 and 1, which get further in so few.
+    rate and constant 0.01, their usual ones, and with higher rates and 1, which get further in so few.
     """
+    settings = [(0.01, 0.01, ""), *((rate, 1.0, f" (lr {rate:g}, c 1)") for rate in rates)]
     return {
         f"{name}{note}": attack
-        for rate, const, note in ((0.01, 0.01, ""), (0.1, 1.0, " (lr 0.1, c 1)"))
+        for rate, const, note in settings
         for name, attack in _carlini_wagner(iterations, constants, targeted, classes, rate, const).items()
     }
 
