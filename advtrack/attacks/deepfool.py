@@ -19,9 +19,10 @@ SHORTEST_STEP = 1e-6
 #: Ours: by how much the slope towards a boundary is taken to grow at most from one iteration to the next. Where slopes
 #: grow faster, a sample may go to another boundary, which on steep random networks is 3% farther at most on average.
 _GROWTH = 2.0
-#: Ours: forwards that look for the point where the last step crosses the boundary, and how much of what is left beyond
-#: each guess is added to it, so that the guess comes out on the far side.
-_LINE_SEARCH, _SAFETY = 3, 0.1
+#: Ours: forwards that look for the point where the last step crosses the boundary; how far beyond it they aim, as a
+#: share of the margin that the step covers, for closer by rounding decides; and how much of what is left behind a guess
+#: is added to it, so that the guess comes out on the far side.
+_LINE_SEARCH, _BEYOND, _SAFETY = 3, 0.005, 0.1
 
 
 def deepfool(
@@ -129,6 +130,8 @@ def _crossing(network: nn.Module, near: Tensor, far: Tensor, y: Tensor, near_f: 
     ``near_f`` and ``far_f``, shape (N,), are the logits missing to success at both: positive and negative.
     """
     low, high = torch.zeros_like(near_f), torch.ones_like(far_f)
+    beyond = _BEYOND * (near_f - far_f)
+    near_f, far_f = near_f + beyond, (far_f + beyond).clamp(max=0)
     x_adv = far.clone()
     with torch.no_grad():
         for _ in range(_LINE_SEARCH):
@@ -136,7 +139,8 @@ def _crossing(network: nn.Module, near: Tensor, far: Tensor, y: Tensor, near_f: 
             tried = low + (share + _SAFETY * (1 - share)) * (high - low)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
             logits = network(x_t)
-            fooled, f = is_adversarial(logits, y, targeted=False), margin(logits, y, targeted=False)
+            f = margin(logits, y, targeted=False) + beyond
+            fooled = is_adversarial(logits, y, targeted=False) & (f <= 0)
             x_adv[fooled] = x_t[fooled]
             low, near_f = low.where(fooled, tried), near_f.where(fooled, f)
             high, far_f = tried.where(fooled, high), f.where(fooled, far_f)
