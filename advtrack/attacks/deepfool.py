@@ -19,10 +19,10 @@ SHORTEST_STEP = 1e-6
 #: Ours: by how much the slope towards a boundary is taken to grow at most from one iteration to the next. Where slopes
 #: grow faster, a sample may go to another boundary, which on steep random networks is 3% farther at most on average.
 _GROWTH = 2.0
-#: Ours: forwards that look for the point where the last step crosses the boundary; how far beyond it they aim, as a
-#: share of the margin that the step covers, for closer by rounding decides; and how much of what is left behind a guess
-#: is added to it, so that the guess comes out on the far side.
-_LINE_SEARCH, _BEYOND, _SAFETY = 3, 0.005, 0.1
+#: Ours: forwards that look for the point where the last step comes out beyond the boundary; how deep, as a share of
+#: the overshoot and of the margin at the start (closer by, rounding decides); and how much of what is left behind a
+#: guess is added to it, so that the guess lies on the far side.
+_LINE_SEARCH, _DEPTH, _SAFETY = 3, 0.05, 0.1
 
 
 def deepfool(
@@ -85,12 +85,13 @@ def deepfool(
             logits = network(x_k)
             forwards[active] += 1
             if iteration == 0:
+                depth = overshoot * _DEPTH * margin(logits, y, targeted=False).detach()
                 rivals = _rivals(logits.detach(), y, candidates)
                 slopes = torch.full_like(rivals, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
 
             fooled = is_adversarial(logits, y[active], targeted=False)
             near[active], near_f[active] = far[active], far_f[active]
-            far[active], far_f[active] = x_k.detach(), margin(logits, y[active], targeted=False).detach()
+            far[active], far_f[active] = x_k.detach(), rounded(margin(logits, y[active], targeted=False).detach())
             first_success[active[fooled]] = iteration
             active = active[~fooled]
             if iteration == max_iter or not len(active):
@@ -114,9 +115,8 @@ def deepfool(
 
         stepped = (first_success > 0).nonzero().squeeze(1)
         if len(stepped):
-            x_adv[stepped] = _crossing(
-                network, near[stepped], far[stepped], y[stepped], near_f[stepped], far_f[stepped]
-            )
+            ends = near[stepped], far[stepped], near_f[stepped], far_f[stepped]
+            x_adv[stepped] = _crossing(network, y[stepped], *ends, rounded(depth[stepped]))
             forwards[stepped] += _LINE_SEARCH
 
     return AttackOutcome.of(
@@ -124,26 +124,32 @@ def deepfool(
     )
 
 
-def _crossing(network: nn.Module, near: Tensor, far: Tensor, y: Tensor, near_f: Tensor, far_f: Tensor) -> Tensor:
-    """The example nearest to ``near`` that regula falsi finds on the way to ``far``, which is an example.
+def _crossing(
+    network: nn.Module, y: Tensor, near: Tensor, far: Tensor, near_f: Tensor, far_f: Tensor, depth: Tensor
+) -> Tensor:
+    """An example on the way from ``near``, which is none, to ``far``, which is one, or a little farther.
 
-    ``near_f`` and ``far_f``, shape (N,), are the logits missing to success at both: positive and negative.
+    Regula falsi looks for the point where the logits missing to success, ``near_f`` and ``far_f`` at the two ends, have
+    fallen to ``-depth``, shape (N,) all. If they have not at ``far``, its line is followed beyond.
     """
     low, high = torch.zeros_like(near_f), torch.ones_like(far_f)
-    beyond = _BEYOND * (near_f - far_f)
-    near_f, far_f = near_f + beyond, (far_f + beyond).clamp(max=0)
+    low_f, high_f = near_f + depth, far_f + depth
     x_adv = far.clone()
     with torch.no_grad():
         for _ in range(_LINE_SEARCH):
-            share = rounded(near_f / (near_f - far_f)).nan_to_num(nan=0.5)
-            tried = low + (share + _SAFETY * (1 - share)) * (high - low)
+            share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(0, 10)
+            tried = low + (share + _SAFETY * (1 - share).abs()) * (high - low)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
             logits = network(x_t)
-            f = margin(logits, y, targeted=False) + beyond
-            fooled = is_adversarial(logits, y, targeted=False) & (f <= 0)
-            x_adv[fooled] = x_t[fooled]
-            low, near_f = low.where(fooled, tried), near_f.where(fooled, f)
-            high, far_f = tried.where(fooled, high), f.where(fooled, far_f)
+            f = rounded(margin(logits, y, targeted=False)) + depth
+            fooled, deep, between = is_adversarial(logits, y, targeted=False), f <= 0, high_f <= 0
+            better = fooled & (deep | (~between & (f < high_f)))
+            x_adv[better] = x_t[better]
+            # Between two ends one of them moves up; beyond, both do.
+            low_moves, high_moves = ~between | ~(fooled & deep), ~between | (fooled & deep)
+            new_low, new_low_f = tried.where(between, high), f.where(between, high_f)
+            low, low_f = new_low.where(low_moves, low), new_low_f.where(low_moves, low_f)
+            high, high_f = tried.where(high_moves, high), f.where(high_moves, high_f)
     return x_adv
 
 
