@@ -51,7 +51,7 @@ Space = Mapping[str, Range | Choices]
 def frozen(network: nn.Module) -> Iterator[None]:
     """Attack a network in evaluation mode without gradients for its weights, and leave it as it came.
 
-    Inputs have gradients inside, whatever the caller has switched off.
+    Inputs have gradients inside, also where the caller is under `torch.no_grad`.
     """
     modes = [(module, module.training) for module in network.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
@@ -125,12 +125,11 @@ def in_batches(
     Raises
     ------
     ValueError
-        If ``x`` is not within [0, 1], or ``y`` not a label for each sample.
+        If ``x`` is not within [0, 1], ``y`` not a label for each sample, or another parameter out of range.
     InputError
         If the device's memory is too small for a single sample.
     """
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    check_running(batch_size, precision)
     run = partial(_in_bfloat16, attack) if precision == "bf16" else attack
     outcomes: list[AttackOutcome] = []
     start = 0
@@ -139,8 +138,7 @@ def in_batches(
         try:
             outcomes.append(run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))))
         except RuntimeError as error:
-            # PyTorch has a type of its own for a GPU without memory only.
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            if not out_of_memory(error):
                 raise
             tried = min(batch_size, len(x) - start)
             if tried == 1:
@@ -152,6 +150,18 @@ def in_batches(
         else:
             start += batch_size
     return AttackOutcome.concatenate(outcomes)
+
+
+def check_running(batch_size: int, precision: str) -> None:
+    """Refuse what `in_batches` cannot run with."""
+    checks.whole_number("batch_size", batch_size)
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be fp32 or bf16, not {precision!r}")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's memory is too small: PyTorch has a type of its own for that on a GPU only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _rows(params: Mapping[str, Any], rows: slice | Tensor, samples: int) -> dict[str, Any]:
@@ -268,10 +278,8 @@ class Attack(EvasionAttack):
 
     def _check_params(self) -> None:
         super()._check_params()
-        checks.whole_number("batch_size", self.batch_size)
+        check_running(self.batch_size, self.precision)
         type(self).check(**self.native_params())
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be fp32 or bf16, not {self.precision!r}")
 
     def native_params(self) -> dict[str, Any]:
         """The parameters of this attack under the names of its native function."""
@@ -304,7 +312,8 @@ class Attack(EvasionAttack):
         if y is None:
             if self.targeted:
                 raise ValueError("a targeted attack needs y, the target classes")
-            y = self.estimator.predict(x, batch_size=self.batch_size)
+            with frozen(self.estimator.model), torch.no_grad():
+                y = torch.cat([self.estimator.model(part) for part in inputs.split(self.batch_size)]).cpu().numpy()
         labels = torch.as_tensor(_class_numbers(np.asarray(y)), device=self.estimator.device)
         checks.labels(labels, len(inputs), self.estimator.nb_classes)
         params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
@@ -317,7 +326,7 @@ def _class_numbers(y: np.ndarray) -> np.ndarray:
     """Labels, int64 [N], from labels [N] or [N, 1], or from one-hot rows or scores [N, classes]."""
     if y.ndim == 2 and y.shape[1] > 1:
         return y.argmax(1)
-    numbers = y.reshape(len(y), -1).squeeze(1) if y.ndim == 2 else y
+    numbers = y[:, 0] if y.ndim == 2 else y
     if numbers.size and not (np.issubdtype(numbers.dtype, np.number) and np.array_equal(numbers, numbers.astype(int))):
         raise ValueError("y must be class numbers, or rows with a score for each class")
     return numbers.astype(np.int64)

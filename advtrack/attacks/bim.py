@@ -96,6 +96,8 @@ def _iterate(
 ) -> AttackOutcome:
     """Eq. 1, ``x_0 = x, x_(k+1) = clip_(x, eps)(x_k + eps_step sign(dJ/dx_k))``, for both variants."""
     _check(eps=eps, eps_step=eps_step, max_iter=max_iter, targeted=targeted)
+    checks.inputs("x", x)
+    checks.labels(y, len(x))
     x = x.detach()
     bounds = for_each(eps, x)
     steps = bounds / 8 if eps_step is None else for_each(eps_step, x)
@@ -141,9 +143,12 @@ def _check(
     *, eps: float | Tensor | np.ndarray, eps_step: float | Tensor | np.ndarray | None, max_iter: int, targeted: bool
 ) -> None:
     check_eps(eps)
-    # A longer step than eps would be cut by the clipping without a word.
-    if eps_step is not None and not ((np.asarray(eps_step) >= 0) & (np.asarray(eps_step) <= np.asarray(eps))).all():
-        raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")
+    if eps_step is not None:
+        check_eps(eps_step, "eps_step")
+        steps, bounds = (np.asarray(value, dtype=float).ravel() for value in (eps_step, eps))
+        # A longer step than eps would be cut by the clipping without a word. What is longer in float32 only is not.
+        if len({len(steps), len(bounds)} - {1}) > 1 or not (steps <= bounds * (1 + 1e-6)).all():
+            raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")
     checks.whole_number("max_iter", max_iter)
     checks.flag("targeted", targeted)
 

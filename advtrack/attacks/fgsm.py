@@ -67,6 +67,8 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
         Every input takes the step, also one that is adversarial as it is (``first_success`` 0).
     """
     _check(eps=eps, targeted=targeted)
+    checks.inputs("x", x)
+    checks.labels(y, len(x))
     x = x.detach()
     x_adv = x.clone()
     passes = torch.ones_like(y)
@@ -88,18 +90,18 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
     )
 
 
-def check_eps(eps: float | Tensor | np.ndarray) -> None:
-    """Refuse a bound outside the range of the inputs; it may be one for each sample."""
-    for one in np.ravel(eps).tolist() if isinstance(eps, np.ndarray | Tensor) else [eps]:
-        checks.number("eps", one, 0, 1)
+def check_eps(eps: float | Tensor | np.ndarray, name: str = "eps") -> None:
+    """Refuse a bound, or a step, outside the range of the inputs; it may be one for each sample."""
+    for one in eps.ravel().tolist() if isinstance(eps, np.ndarray | Tensor) else [eps]:
+        checks.number(name, one, 0, 1)
 
 
 def for_each(value: float | Tensor, x: Tensor) -> Tensor:
     """A number for all samples or one for each, shape (N, 1, ...), in the precision of ``x``."""
     values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    if values.shape not in ((), (len(x),)):
+    if values.ndim and values.numel() != len(x):
         raise ValueError(f"eps and eps_step must be a number, or one for each of {len(x)} samples")
-    return per_sample(values.expand(len(x)), x)
+    return per_sample(values.flatten().expand(len(x)), x)
 
 
 def _check(*, eps: float | Tensor | np.ndarray, targeted: bool) -> None:

@@ -6,14 +6,17 @@ class and draws it towards the legitimate one, in an ever smaller l-inf box, wit
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
+from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, out_of_memory, per_sample
 from advtrack.attacks.outcome import AttackOutcome
+
+logger = logging.getLogger("advtrack")
 
 SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
 
@@ -76,7 +79,7 @@ def pia(
     seed : int
         Seed of the draws. All samples share them, so that a result does not depend on the samples beside it.
     query_batch : int
-        Images that pass through the network at a time.
+        Images that pass through the network at a time; half as many wherever the device's memory is too small.
     targeted : bool
         Only True: the attack starts from a target.
 
@@ -94,7 +97,9 @@ def pia(
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, not {tuple(start.shape)}")
     checks.inputs("start", start)
-    x, x_adv = x.detach(), start.detach().clone()
+    checks.inputs("x", x)
+    checks.labels(y, len(x))
+    x, x_adv = x.detach(), start.detach().to(x.dtype).clone()
     generator = torch.Generator(x.device).manual_seed(seed)
     scores = _TopScores(network, y, top_k, query_batch)
 
@@ -133,6 +138,8 @@ def pia(
                 highest[active] = score.maximum(highest[active])
                 spread[raised] = candidate
 
+        # So much smaller that rounding does not lead out of the box of eps.
+        innermost = max(eps - 2 * torch.finfo(x.dtype).eps, 0.0)
         velocity = torch.zeros_like(x)
         decay, rate = torch.full_like(box, _LARGEST_DECAY), torch.full_like(box, learning_rate)
         stale = torch.zeros_like(every)
@@ -152,7 +159,7 @@ def pia(
             decay[active] = 2 * _SMALLEST_DECAY
             seeking = active
             while len(seeking):
-                smaller = (box[seeking] * (1 - shrinkage[seeking])).clamp(min=eps)
+                smaller = (box[seeking] * (1 - shrinkage[seeking])).clamp(min=innermost)
                 moved = x_adv[seeking] + per_sample(step[seeking], x) * velocity[seeking].sign()
                 proposal = _project(moved, x[seeking], smaller)
                 _, shown, leading = scores(proposal, seeking)
@@ -210,10 +217,20 @@ class _TopScores:
         """
         score = points.new_zeros(len(points))
         shown, leads = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(score, dtype=torch.bool)
-        for begin in range(0, len(points), self.query_batch):
+        begin = 0
+        while begin < len(points):
             batch = slice(begin, begin + self.query_batch)
             targets = self.y[samples[batch]]
-            logits = self.network(points[batch])
+            try:
+                logits = self.network(points[batch])
+            except RuntimeError as error:
+                tried = min(self.query_batch, len(points) - begin)
+                if tried == 1 or not out_of_memory(error):
+                    raise
+                self.query_batch = tried // 2
+                logger.warning("%s is out of memory: going on with %d queries at a time", points.device, tried // 2)
+                continue
+            begin += self.query_batch
             values, classes = logits.log_softmax(1).topk(min(self.top_k, logits.shape[1]), dim=1)
             hit = classes == targets[:, None]
             valid = logits.isfinite().all(1)

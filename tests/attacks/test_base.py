@@ -257,6 +257,8 @@ def test_each_sample_may_have_its_own_eps(name, art_classifier, linear_victim, c
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
     with pytest.raises(ValueError, match="one for each of 3 samples"):
         ATTACKS[name](classifier, eps=eps, targeted=True).generate(x[:3], y[:3])
+    in_arts_shape = ATTACKS[name](classifier, eps=eps[:, None, None, None], targeted=True).generate(x, y)
+    np.testing.assert_array_equal(in_arts_shape, together)
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
@@ -269,6 +271,40 @@ def test_gradients_switched_off_outside_do_not_matter(name, mlp_victim, clips):
     from_a_graph = struck(name, network, x.clone().requires_grad_(), y, start)
     for field in ("x_adv", "l0", "l2", "linf"):
         assert not getattr(from_a_graph, field).requires_grad
+
+
+def test_in_batches_refuses_what_it_cannot_run_with(clips, linear_victim):
+    network, x, y = linear_victim(), clips(3), torch.zeros(3, dtype=torch.int64)
+    for batch_size, precision, named in (
+        (0, "fp32", "batch_size"),
+        (-1, "fp32", "batch_size"),
+        (2, "fp8", "precision"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            in_batches(fgsm, network, x, y, batch_size, targeted=False, precision=precision, eps=0.1)
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_native_attacks_refuse_what_is_no_input(name, linear_victim, clips):
+    x, y = clips(4), torch.zeros(4, dtype=torch.int64)
+    for bad_x, bad_y, named in (
+        (3 * x, y, "x must be"),
+        (x, y[:2], "y must be 4 labels"),
+        (x, y - 1, "y must be labels"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            struck(name, linear_victim(), bad_x, bad_y, x)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if not ATTACKS[name].defaults["targeted"]])
+def test_without_y_the_victim_is_left_as_it_came_and_nothing_is_no_trouble(name, art_classifier, mlp_victim, clips):
+    classifier = art_classifier(mlp_victim(dtype=torch.float32))
+    classifier.model.train()
+    attack = ATTACKS[name](classifier)
+    attack.generate(clips(3).numpy())  # float64
+    assert all(module.training for module in classifier.model.modules())
+    empty = np.zeros((0, 1, 4, 4), np.float32)
+    assert attack.generate(empty).shape == attack.generate(empty, np.zeros((0, 1))).shape == empty.shape
 
 
 def test_memory_that_the_cpu_lacks_halves_the_batch(clips, mlp_victim, caplog):

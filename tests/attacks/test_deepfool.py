@@ -75,6 +75,31 @@ def test_with_features_at_the_ends_of_the_box_it_is_still_minimal(linear_victim,
 
 
 @NORMS
+def test_a_boundary_is_reached_from_a_floor_that_blocks_nearly_all_of_the_slope(norm):
+    # Of 400 features at 0 only four can follow the slope: 0.1 in l-inf, 0.2 in l2.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(400, 2)).double()
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].weight[1] = torch.tensor([1.0] * 4 + [-1.0] * 396)
+        network[1].bias.copy_(torch.tensor([0.4, 0.0]))
+    outcome = deepfool(network, torch.zeros(1, 1, 20, 20).double(), torch.tensor([0]), norm=norm)
+    best = 0.1 if norm == "linf" else 0.2
+    assert outcome.success.item() and best <= getattr(outcome, norm).item() <= 1.02 * best
+
+
+@NORMS
+def test_a_boundary_that_only_blocked_features_lead_to_is_left_alone(norm):
+    # Class 1 is nearer, but only features at 0 that would have to fall lead to it; class 2 can be reached.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0] * 4, [-5.0, -5.0, 0, 0], [0, 0, 1.0, 1.0]]))
+        network[1].bias.copy_(torch.tensor([0.5, 0.0, 0.0]))
+    outcome = deepfool(network, torch.zeros(1, 1, 2, 2).double(), torch.tensor([0]), norm=norm)
+    assert outcome.success.item() and outcome.first_success.item() == 1
+    assert network(outcome.x_adv).argmax().item() == 2
+
+
+@NORMS
 def test_success_is_what_the_victim_says_of_the_lengthened_and_clipped_iterate(attacked, predict, norm):
     network, x, y = attacked
     outcome = deepfool(network, x, y, norm=norm)
@@ -153,7 +178,7 @@ def test_where_slopes_jump_what_is_left_out_costs_little_on_average(norm, monkey
         for i, growth in enumerate((2.0, math.inf)):
             monkeypatch.setattr("advtrack.attacks.deepfool._GROWTH", growth)
             sums[i] += getattr(deepfool(network, x, y, norm=norm), norm).sum()
-    assert sums[0] <= 1.1 * sums[1]
+    assert sums[0] <= 1.15 * sums[1]
 
 
 def test_art_lets_the_company_of_a_clip_choose_its_classes(mlp_victim, clips, predict, art_classifier):

@@ -137,6 +137,33 @@ def test_eps_is_where_it_stops(attacked):
     assert outcome.forwards.sum() < free.forwards.sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_stops_within_eps_and_asks_no_more(linear_victim, clips, predict, dtype):
+    network, x = linear_victim(classes=2, dtype=dtype), clips(40, dtype=dtype)
+    start = clips(40, dtype=dtype, seed=9)
+    t = predict(network, start)
+    outcome = pia(network, x, t, start=start, eps=0.3, max_iter=60, samples_per_draw=10)
+    reached = outcome.success & (outcome.linf <= 0.301)
+    assert reached.sum() >= 20
+    assert (outcome.linf[reached] <= 0.3).all()
+    assert (outcome.forwards[reached].max() < outcome.forwards[~reached].min()) or reached.all()
+
+
+def test_too_many_queries_for_the_memory_are_halved(attacked, caplog):
+    network, x, t, start = attacked
+    expected = pia(network, x, t, start=start, max_iter=3)
+
+    class Small(nn.Module):
+        def forward(self, queries):
+            if len(queries) > 20:
+                raise torch.OutOfMemoryError
+            return network.eval()(queries)
+
+    outcome = pia(Small().eval(), x, t, start=start, max_iter=3)
+    assert torch.equal(outcome.success, expected.success) and torch.equal(outcome.forwards, expected.forwards)
+    assert "out of memory: going on with" in caplog.text
+
+
 def test_a_start_that_does_not_show_the_target_fails(attacked, predict):
     network, x, t, _ = attacked
     outcome = pia(network, x, t, start=x, top_k=1)
