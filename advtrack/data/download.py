@@ -109,9 +109,8 @@ def download(dataset: str, destination: Path | str, release: Release | None = No
                 (unpacked / release.folder).rename(destination)
             except InputError as error:
                 archive.unlink()  # it would fail the same way again
-                raise InputError(
-                    f"what came from {release.url} is not {dataset}: {error}; run the command again"
-                ) from (error)
+                found = f"what came from {release.url} is not {dataset}: {error}"
+                raise InputError(f"{found}; run the command again") from error
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
     except OSError as error:

@@ -25,8 +25,7 @@ def tonnetz(waveform: np.ndarray) -> np.ndarray:
         has no tonal centre: it lies in the middle of the circles, at 0.5.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Trying to estimate tuning"
-        )  # where there is no pitch, it takes A4 for 440 Hz
+        # Where it finds no pitch, librosa takes A4 for 440 Hz, which is what is wanted.
+        warnings.filterwarnings("ignore", "Trying to estimate tuning")
         centroids = librosa.feature.tonnetz(y=waveform, sr=RATE)
     return np.clip((centroids + 1) / 2, 0, 1).astype(np.float32)
