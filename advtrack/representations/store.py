@@ -24,7 +24,7 @@ from advtrack.representations.image import ImageSettings
 
 logger = logging.getLogger("advtrack")
 
-VERSION = 4  # raised when images or layout change: stores of another version are not read
+VERSION = 5  # raised when images or layout change: stores of another version are not read
 MANIFEST = "manifest.json"
 
 

@@ -4,6 +4,7 @@ import pywt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import fftconvolve
+from scipy.signal.windows import blackmanharris
 from scipy.special import erf
 
 from advtrack.representations import morlet
@@ -75,7 +76,38 @@ def test_equal_to_direct_convolution_where_columns_end_between_samples(signal, c
     assert (error <= 1e-4 * full.max(axis=1)).all()
 
 
-@pytest.mark.parametrize("beside", [3.5, 4.0, 4.3])
+def beating(n, rate, centre, beside):
+    """Two faded tones, each so many standard deviations of the band at ``centre`` away from it: there they beat."""
+    away = beside * morlet._SPREAD * centre
+    tones = np.sin(2 * np.pi / rate * np.array([[centre - away], [centre + away]]) * np.arange(n)).sum(axis=0)
+    return tones * blackmanharris(n)
+
+
+@pytest.mark.parametrize("beside", [4.5, 5.0, 5.5, 5.8])
+@pytest.mark.parametrize(("columns", "row"), [(100, 9), (100, 16), (100, 19), (1600, 9), (1600, 17), (32, 14)])
+def test_rows_far_below_the_loudest_are_as_exact(columns, row, beside):
+    """From 85 to 140 dB below. Low rows see the clip as one frame, high ones in several, whose ends must be silent."""
+    rate, n, rows = 8_000, 16_000, 24
+    centre = morlet.frequencies(rate, rows)[row]
+    waveform = beating(n, rate, centre, beside).astype(np.float32)
+    pooled = direct(waveform, rate, rows)[row].reshape(columns, -1).mean(axis=1)
+    power = morlet.scalogram(waveform, rate, rows, columns)
+    assert pooled.max() < 1e-8 * power.max()
+    assert np.abs(power[row] - pooled).max() <= 1e-4 * pooled.max()
+
+
+@pytest.mark.parametrize("beside", [4.8, 5.3, 5.8])
+def test_so_they_are_where_columns_end_between_samples(beside):
+    rate, n, rows, columns, row = 8_000, 32_000, 5, 224, 3
+    waveform = beating(n, rate, morlet.frequencies(rate, rows)[row], beside).astype(np.float32)
+    parts = direct(waveform, rate, rows, 112, before=55)[row, ::2]
+    pooled = parts.reshape(columns, -1).mean(axis=1)
+    power = morlet.scalogram(waveform, rate, rows, columns)
+    assert pooled.max() < 1e-8  # tones at the row's own frequency would have about 1
+    assert np.abs(power[row] - pooled).max() <= 1e-4 * pooled.max()
+
+
+@pytest.mark.parametrize("beside", [3.5, 4.0, 4.3, 5.0])
 def test_narrow_columns_at_the_nyquist_edge(beside):
     """A tone below Nyquist beats with its own mirror image in the top rows, nearly twice in each sample."""
     rate, n, columns, rows = 8_000, 3_200, 224, 24
