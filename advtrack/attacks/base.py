@@ -138,15 +138,7 @@ def in_batches(
         try:
             outcomes.append(run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))))
         except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            tried = min(batch_size, len(x) - start)
-            if tried == 1:
-                raise InputError(
-                    f"{x.device} has too little memory for one sample: free some, or choose another --device"
-                ) from error
-            batch_size = tried // 2
-            logger.warning("%s is out of memory: going on with batches of %d", x.device, batch_size)
+            batch_size = halved(min(batch_size, len(x) - start), error, x.device)
         else:
             start += batch_size
     return AttackOutcome.concatenate(outcomes)
@@ -159,9 +151,25 @@ def check_running(batch_size: int, precision: str) -> None:
         raise ValueError(f"precision must be fp32 or bf16, not {precision!r}")
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device's memory is too small: PyTorch has a type of its own for that on a GPU only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def halved(batch_size: int, error: RuntimeError, device: torch.device) -> int:
+    """A smaller batch than the one that ``error`` ended, if it did for want of memory, which is logged.
+
+    Raises
+    ------
+    RuntimeError
+        ``error``, if it is another one.
+    InputError
+        If the batch was a single sample.
+    """
+    # PyTorch has a type of its own for this on a GPU only.
+    if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+        raise error
+    if batch_size == 1:
+        raise InputError(
+            f"{device} has too little memory for one sample: free some, or choose another --device"
+        ) from error
+    logger.warning("%s is out of memory: going on with %d samples at a time", device, batch_size // 2)
+    return batch_size // 2
 
 
 def _rows(params: Mapping[str, Any], rows: slice | Tensor, samples: int) -> dict[str, Any]:
@@ -296,30 +304,45 @@ class Attack(EvasionAttack):
         y : ndarray, shape (N,) or (N, classes), optional
             Labels (or one-hot): target classes when targeted; true classes, by default the predicted ones, when not.
         **kwargs
-            ``start``: ndarray like ``x``, for attacks that start from an example of the target class.
+            ``start``: ndarray like ``x``, for attacks that start from an example of the target class. By default the
+            first of ``x`` that the victim takes for it.
 
         Raises
         ------
         ValueError
             If inputs, labels or a start are not as the attack needs them.
         """
-        needed = {"start"} if self.starts else set()
-        if kwargs.keys() != needed:
-            takes = "start=..., an example of the target class for each input" if needed else "no further arguments"
-            raise ValueError(f"{type(self).__name__}.generate takes {takes}, not {', '.join(kwargs) or 'nothing'}")
+        if unknown := kwargs.keys() - ({"start"} if self.starts else set()):
+            raise TypeError(f"{type(self).__name__}.generate takes no argument {', '.join(sorted(unknown))}")
         as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.estimator.device)
         inputs = as_tensor(x)
         if y is None:
             if self.targeted:
                 raise ValueError("a targeted attack needs y, the target classes")
-            with frozen(self.estimator.model), torch.no_grad():
-                y = torch.cat([self.estimator.model(part) for part in inputs.split(self.batch_size)]).cpu().numpy()
+            y = self._predict(inputs).cpu().numpy()
         labels = torch.as_tensor(_class_numbers(np.asarray(y)), device=self.estimator.device)
         checks.labels(labels, len(inputs), self.estimator.nb_classes)
+        if self.starts and "start" not in kwargs:
+            kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs).argmax(1))]
         params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
         params = {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()}
         outcome = in_batches(type(self).native, self.estimator.model, inputs, labels, **params)
         return outcome.x_adv.cpu().numpy()
+
+    def _predict(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, classes)."""
+        with frozen(self.estimator.model), torch.no_grad():
+            return torch.cat([self.estimator.model(part) for part in x.split(self.batch_size)])
+
+    def _first_of(self, targets: Tensor, predicted: Tensor) -> Tensor:
+        """For each target class, shape (N,), which of the inputs is the first predicted to be of it."""
+        found = predicted == targets[:, None]
+        if missing := sorted(set(targets[~found.any(1)].tolist())):
+            raise ValueError(
+                f"the victim takes none of the inputs for class {', '.join(map(str, missing))}: "
+                f"give {type(self).__name__}.generate start=..., an example of the target class for each input"
+            )
+        return found.long().argmax(1) if len(targets) else targets
 
 
 def _class_numbers(y: np.ndarray) -> np.ndarray:

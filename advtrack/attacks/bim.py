@@ -96,8 +96,7 @@ def _iterate(
 ) -> AttackOutcome:
     """Eq. 1, ``x_0 = x, x_(k+1) = clip_(x, eps)(x_k + eps_step sign(dJ/dx_k))``, for both variants."""
     _check(eps=eps, eps_step=eps_step, max_iter=max_iter, targeted=targeted)
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x = x.detach()
     bounds = for_each(eps, x)
     steps = bounds / 8 if eps_step is None else for_each(eps_step, x)

@@ -86,8 +86,7 @@ def carlini_wagner(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
         initial_const=initial_const, targeted=targeted, abort_early=abort_early,
     )  # fmt: skip
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x = x.detach()
     x_adv = x.clone()
     first_success = torch.full_like(y, -1, dtype=torch.int64)

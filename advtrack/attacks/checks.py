@@ -38,6 +38,12 @@ def inputs(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must be floating-point numbers in [0, 1], without NaN")
 
 
+def samples(x: Tensor, y: Tensor) -> None:
+    """Refuse inputs and labels that no attack can run with."""
+    inputs("x", x)
+    labels(y, len(x))
+
+
 def labels(y: Tensor, samples: int, classes: float = math.inf) -> None:
     """Refuse labels that are not a class for each sample."""
     if y.shape != (samples,) or y.dtype != torch.int64:

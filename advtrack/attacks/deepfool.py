@@ -69,8 +69,7 @@ def deepfool(
         the last step, which leads beyond a curved boundary by much more than the overshoot.
     """
     _check(norm=norm, overshoot=overshoot, max_iter=max_iter, candidates=candidates, targeted=targeted)
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x = x.detach()
     x_adv = x.clone()
     # Kept apart from x_adv: steps too short to change x_adv in its own precision still add up here.

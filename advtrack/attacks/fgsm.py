@@ -67,8 +67,7 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
         Every input takes the step, also one that is adversarial as it is (``first_success`` 0).
     """
     _check(eps=eps, targeted=targeted)
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x = x.detach()
     x_adv = x.clone()
     passes = torch.ones_like(y)

@@ -62,8 +62,7 @@ def jsma(
         after ``max_iter`` iterations. It costs one forward and two backward passes an iteration, and a last forward.
     """
     _check(theta=theta, gamma=gamma, features_per_step=features_per_step, max_iter=max_iter, targeted=targeted)
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x = x.detach()
     x_adv = x.clone()
     features = x.shape[1:].numel()

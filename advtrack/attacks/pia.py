@@ -6,17 +6,14 @@ class and draws it towards the legitimate one, in an ever smaller l-inf box, wit
 
 from __future__ import annotations
 
-import logging
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, out_of_memory, per_sample
+from advtrack.attacks.base import Attack, Range, Space, frozen, halved, is_adversarial, per_sample
 from advtrack.attacks.outcome import AttackOutcome
-
-logger = logging.getLogger("advtrack")
 
 SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
 
@@ -47,7 +44,7 @@ def pia(
     samples_per_draw: int = 50,
     top_k: int = 3,
     max_iter: int = 500,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     query_batch: int = 256,
     targeted: bool = True,
 ) -> AttackOutcome:
@@ -76,8 +73,9 @@ def pia(
         How many classes the victim shows.
     max_iter : int
         Number of gradient estimates.
-    seed : int
-        Seed of the draws. All samples share them, so that a result does not depend on the samples beside it.
+    seed : int or torch.Generator
+        Seed of the draws, or a generator on the device of ``x`` that they continue; it stays as it is. All samples
+        share the draws, so that a result does not depend on the samples beside it.
     query_batch : int
         Images that pass through the network at a time; half as many wherever the device's memory is too small.
     targeted : bool
@@ -97,10 +95,13 @@ def pia(
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of x, {tuple(x.shape)}, not {tuple(start.shape)}")
     checks.inputs("start", start)
-    checks.inputs("x", x)
-    checks.labels(y, len(x))
+    checks.samples(x, y)
     x, x_adv = x.detach(), start.detach().to(x.dtype).clone()
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch.Generator(x.device)
+    if isinstance(seed, torch.Generator):
+        generator.set_state(seed.get_state())
+    else:
+        generator.manual_seed(seed)
     scores = _TopScores(network, y, top_k, query_batch)
 
     def draw() -> Tensor:
@@ -224,11 +225,7 @@ class _TopScores:
             try:
                 logits = self.network(points[batch])
             except RuntimeError as error:
-                tried = min(self.query_batch, len(points) - begin)
-                if tried == 1 or not out_of_memory(error):
-                    raise
-                self.query_batch = tried // 2
-                logger.warning("%s is out of memory: going on with %d queries at a time", points.device, tried // 2)
+                self.query_batch = halved(min(self.query_batch, len(points) - begin), error, points.device)
                 continue
             begin += self.query_batch
             values, classes = logits.log_softmax(1).topk(min(self.top_k, logits.shape[1]), dim=1)
@@ -273,7 +270,7 @@ def _check(
     samples_per_draw: int,
     top_k: int,
     max_iter: int,
-    seed: int,
+    seed: int | torch.Generator,
     query_batch: int,
     targeted: bool,
 ) -> None:
@@ -288,12 +285,13 @@ def _check(
         raise ValueError(f"samples_per_draw must be even, not {samples_per_draw}: each draw is used with both signs")
     checks.whole_number("top_k", top_k)
     checks.whole_number("max_iter", max_iter)
-    checks.whole_number("seed", seed, least=0)
+    if not isinstance(seed, torch.Generator):
+        checks.whole_number("seed", seed, least=0)
     checks.whole_number("query_batch", query_batch)
 
 
 class PIA(Attack):
-    """PIA as an ART evasion attack: ``generate(x, y, start=...)``. See `pia` for the parameters."""
+    """PIA as an ART evasion attack. See `pia` for the parameters."""
 
     native = staticmethod(pia)
     norm = "linf"

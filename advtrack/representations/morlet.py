@@ -124,8 +124,8 @@ def point_scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) ->
     """
     (frames,) = _plan(len(waveform), rate, rows, columns, whole=True)
     spectra = frames.spectra(waveform)
-    parts = [_transform(spectra, group.rows, frames.columns, 0)[:, 0, :columns] for group in frames.groups]
-    return _power(np.concatenate(parts)) * np.float32(frames.columns / frames.length) ** 2
+    parts = [_power(_transform(spectra, group.rows, frames.columns, 0)[:, 0, :columns]) for group in frames.groups]
+    return np.concatenate(parts) * np.float32(frames.columns / frames.length) ** 2
 
 
 def _means(spectra: np.ndarray, group: _Group, frames: _Frames) -> np.ndarray:
@@ -155,7 +155,7 @@ def _transform(spectra: np.ndarray, rows: list[_Row], samples: int, first: int) 
         if len(row.band) <= samples:
             np.multiply(own, row.band, out=folded[:, : len(row.band)])
         else:
-            folded[:] = _fold(own * row.band, samples)
+            folded[:] = _folded_product(own, row.band, samples)
     transform: np.ndarray = fft.ifft(bands, axis=-1, overwrite_x=True)
     return transform
 
@@ -164,12 +164,14 @@ def _power(transform: np.ndarray) -> np.ndarray:
     return np.square(transform.real) + np.square(transform.imag)
 
 
-def _fold(spectra: np.ndarray, bins: int) -> np.ndarray:
-    """Sum spectra [n, N] modulo a number of bins: their time signals, sampled at that many points."""
-    count, length = spectra.shape
-    folded = np.zeros((count, -(-length // bins) * bins), spectra.dtype)
-    folded[:, :length] = spectra
-    return folded.reshape(count, -1, bins).sum(axis=1)
+def _folded_product(spectra: np.ndarray, band: np.ndarray, bins: int) -> np.ndarray:
+    """Spectra [n, N] times a band, summed modulo a number of bins: their time signals, sampled at that many points."""
+    length = len(band)
+    product = np.empty((len(spectra), -(-length // bins) * bins), spectra.dtype)
+    np.multiply(spectra, band, out=product[:, :length])
+    product[:, length:] = 0
+    folded: np.ndarray = product.reshape(len(spectra), -1, bins).sum(axis=1)
+    return folded
 
 
 @lru_cache(maxsize=4)
@@ -177,8 +179,8 @@ def _plan(n: int, rate: int, rows: int, columns: int, whole: bool) -> list[_Fram
     """All that does not depend on the samples: the lowest rows in the clip as a whole, the others in frames of it."""
     centres = frequencies(rate, rows) / rate  # cycles per sample
     reaches = np.ceil(_REACH * _DURATION / centres * columns / n).astype(int).tolist()  # in columns
-    # Zeros between the clip's end and its repetition: the longest wavelet does not reach around.
-    longest = _padded(n, columns, columns + reaches[0])
+    # Zeros between the clip's end and its repetition, half of what faded frames need: no wavelet reaches around.
+    longest = _padded(n, columns, columns + -(-reaches[0] // 2))
     size, first = (longest, rows) if whole else _division(n, columns, longest, centres, reaches)
     plan = [_frames(n, columns, longest, 0, centres[:first])] if first else []
     if first < rows:

@@ -128,6 +128,17 @@ def test_a_seed_fixes_the_result_whatever_the_batch(attacked):
     torch.testing.assert_close(split.x_adv, first.x_adv)
 
 
+def test_a_generator_is_as_good_as_a_seed_and_stays_as_it_is(attacked):
+    network, x, t, start = attacked
+    generator = torch.Generator().manual_seed(3)
+    state = generator.get_state()
+    first = pia(network, x, t, start=start, max_iter=8, seed=3)
+    assert torch.equal(pia(network, x, t, start=start, max_iter=8, seed=generator).x_adv, first.x_adv)
+    assert torch.equal(generator.get_state(), state)
+    torch.rand(5, generator=generator)
+    assert not torch.equal(pia(network, x, t, start=start, max_iter=8, seed=generator).x_adv, first.x_adv)
+
+
 def test_eps_is_where_it_stops(attacked):
     network, x, t, start = attacked
     free = pia(network, x, t, start=start, max_iter=60)
@@ -259,6 +270,14 @@ def test_as_an_art_attack(mlp_victim, clips, predict, art_classifier):
     classifier = art_classifier(network)
     x_adv = PIA(classifier, max_iter=4).generate(x.numpy(), t.numpy(), start=start.numpy())
     assert torch.equal(torch.from_numpy(x_adv), pia(network, x, t, start=start, max_iter=4).x_adv)
+
+    # Without starts, the first input of each target class is one.
+    targets = (classes + 1) % 4
+    first = torch.stack([pool[(classes == target).nonzero()[0, 0]] for target in targets])
+    x_adv = PIA(classifier, max_iter=4).generate(pool.numpy(), targets.numpy())
+    given = PIA(classifier, max_iter=4).generate(pool.numpy(), targets.numpy(), start=first.numpy())
+    assert (x_adv == given).all() and (predict(network, torch.from_numpy(x_adv)) == targets).all()
+    assert PIA(classifier).generate(pool[:0].numpy(), targets[:0].numpy()).shape == (0, *pool.shape[1:])
     for bad in (
         {"eps": -0.1},
         {"sigma": 0.0},
