@@ -22,13 +22,15 @@ _LAST_RATE = 0.1
 # Ours: [0, 1] fills this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
 # tanh is flat, and half of a spectrogram may lie on its floor.
 _SPREAD = 0.95
-# Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate, and
-# so have less to do.
+# Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate that
+# the sample set out with, and so have less to do.
 _WARM_RATE = 0.3
 # Ours: the fall of the lowest loss, relative, that is worth going on for.
 _WORTHWHILE = 0.02
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
 _HEADROOM = 3.0
+# Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
+_RIVALS = 5
 
 
 def carlini_wagner(
@@ -47,8 +49,10 @@ def carlini_wagner(
     """Minimise ``|x_adv - x|^2 + c f(x_adv)`` (Eq. 5) with the smallest c that succeeds, for each sample its own.
 
     ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
-    target y, and its opposite for a true class y. Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``,
-    within [0, 1] (Eq. 7 and 8), so that x_adv is x itself, exactly, as long as w is where it started.
+    target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
+    the victim were linear: the runner-up in logits, which Eq. 6 would take, often is not. Any other class is a success.
+    Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
+    itself, exactly, as long as w is where it started.
 
     Parameters
     ----------
@@ -80,7 +84,8 @@ def carlini_wagner(
     -------
     AttackOutcome
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
-        all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more.
+        all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more. Not
+        targeted, up to five backward passes find i.
     """
     _check(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
@@ -95,7 +100,8 @@ def carlini_wagner(
     best = x.new_full((len(x),), torch.inf)
     lower, upper = torch.zeros_like(best), torch.full_like(best, torch.inf)
     const = torch.full_like(best, torch.nan if initial_const is None else initial_const)
-    rate = torch.full_like(best, learning_rate)
+    outset, rate = torch.full_like(best, learning_rate), torch.full_like(best, learning_rate)
+    rival = torch.full_like(first_success, -1)
     window = max(max_iter // 10, 5)
 
     with frozen(network):
@@ -119,12 +125,17 @@ def carlini_wagner(
                 x_k = (x_0 + (w.tanh() - tanh_0) / (2 * _SPREAD)).clamp(0, 1).requires_grad_()
                 logits = network(x_k)
                 forwards[active] += 1
-                f = margin(logits, y[active], targeted)
+                f = missing = margin(logits, y[active], targeted)
+                if not targeted:
+                    if (rival < 0).any():  # at the very first forward, of all samples
+                        rival, passes = _nearest_rivals(logits, x_k, y)
+                        backwards += passes
+                    f = _lead(logits, y[active], rival[active])
                 delta = x_k.detach() - x_0
                 l2 = delta.flatten(1).norm(dim=1)
 
                 # The forward that made an example is the one that proves it. Until there is one, keep the last iterate.
-                fooled = is_adversarial(logits, y[active], targeted) & (f <= -confidence)
+                fooled = is_adversarial(logits, y[active], targeted) & (missing <= -confidence)
                 kept = torch.where(fooled, l2 < best[active], best[active].isinf())
                 x_adv[active[kept]] = x_k.detach()[kept]
                 best[active[fooled & kept]] = l2[fooled & kept]
@@ -134,7 +145,7 @@ def carlini_wagner(
                 first_success[first] = iterations[first]
 
                 hinge = rounded(f.detach()).clamp(min=-confidence)
-                going = (best[active] > 0) & hinge.isfinite()
+                going = (best[active] > 0) & hinge.isfinite() & missing.isfinite()
                 if abort_early and iteration > 0:
                     # The sum that Eq. 5 minimises.
                     loss = l2.square() + const[active] * hinge
@@ -174,8 +185,10 @@ def carlini_wagner(
                 if iteration == 0:
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
                     length = (learning_rate * step * reach).flatten(1).norm(dim=1)
-                    cold = learning_rate * (distance / length).clamp(max=1)
-                    rate[active] = cold.where(best[active].isinf(), learning_rate * _WARM_RATE)
+                    cold = best[active].isinf()
+                    slowed = learning_rate * (distance / length).clamp(max=1)
+                    outset[active] = slowed.where(cold, outset[active])
+                    rate[active] = outset[active] * torch.where(cold, 1, _WARM_RATE)
                 w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
 
             const, lower, upper = _next_constants(const, lower, upper, solved)
@@ -188,6 +201,28 @@ def carlini_wagner(
         forwards=forwards,
         backwards=backwards,
     )
+
+
+def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
+
+    With it, how many backward passes that took: none if all are beyond a boundary.
+    """
+    others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    wanted = (logits.argmax(1) == y).nonzero().squeeze(1)
+    count = min(_RIVALS, logits.shape[1] - 1) if len(wanted) else 0
+    distances = x.new_zeros((len(x), max(count, 1)))
+    for k in range(count):
+        lead = _lead(logits, y, others[:, k])
+        (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
+        distances[:, k] = rounded(lead.detach()) / rounded(slope).flatten(1).norm(dim=1)
+    nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
+    return others.gather(1, nearest).squeeze(1), count
+
+
+def _lead(logits: Tensor, y: Tensor, rival: Tensor) -> Tensor:
+    """By how much the logit of ``y`` exceeds that of another class, shape (N,)."""
+    return (logits.gather(1, y[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
 
 
 def _next_constants(const: Tensor, lower: Tensor, upper: Tensor, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:

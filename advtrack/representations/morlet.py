@@ -3,7 +3,7 @@
 The wavelet is PyWavelets' `cmor1.5-1.0`: psi(t) = exp(-t^2 / B) exp(2 pi i C t) / sqrt(pi B) with B = 1.5 and C = 1.
 Its Fourier transform is known in closed form, Psi(f) = exp(-pi^2 B (f - C)^2): a Gaussian band. One row of the
 scalogram is the clip's spectrum times that band, transformed back. Three savings cost no more than 1e-4 of a row's
-maximum, however far the row is below the loudest:
+maximum at the clip's own rate, however far the row is below the loudest:
 
 - Only as many time samples as the band needs are computed. Folding a spectrum of N bins to M is sampling its time
   signal at M points; M grows with the row's bandwidth, so that the squared magnitude is free of aliases too.

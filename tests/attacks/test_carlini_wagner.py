@@ -56,9 +56,10 @@ def test_two_classes_fall_at_the_distance_of_their_hyperplane(
     assert (outcome.l2 <= 1.05 * minimal[keep]).all()
 
 
-def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, predict):
-    network = linear_victim(classes=5)
-    x = clips(20, margin=0.4)
+@pytest.mark.parametrize(("classes", "seed"), [(5, 0), (5, 1), (10, 2), (10, 3)])
+def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, predict, classes, seed):
+    network = linear_victim(classes=classes, seed=seed)
+    x = clips(60, margin=0.4)
     y = predict(network, x)
     logits, weight = network(x), network[1].weight
     gaps = logits.gather(1, y[:, None]) - logits
@@ -68,9 +69,8 @@ def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, p
     assert keep.sum() >= 5
     outcome = carlini_wagner(network, x[keep], y[keep], targeted=False)
     assert outcome.success.all()
-    # Eq. 6 pushes the runner-up in logits, not always the nearest: most samples reach the optimum.
     assert (outcome.l2 >= nearest[keep] * (1 - 1e-9)).all()
-    assert (outcome.l2 / nearest[keep]).median() <= 1.05
+    assert (outcome.l2 <= 1.05 * nearest[keep]).all()
 
 
 def test_features_at_exactly_0_and_1_can_move(linear_victim):

@@ -142,7 +142,7 @@ def test_a_click_in_closed_form(n, rate, rows, columns, position):
 
 
 def test_silence_beside_a_loud_sound_stays_silent():
-    """What a short clip is filled with is 0 in an image of any range; 120 dB are held to here."""
+    """What a short clip is filled with is 0 in an image of 120 dB."""
     rate, n = 16_000, 80_000
     waveform = np.zeros(n, np.float32)
     waveform[: n // 10] = np.random.default_rng(0).normal(size=n // 10)
