@@ -41,6 +41,7 @@ _BEAT = 12.0
 _POWER_BAND = 28.0  # standard deviations between aliases of the power: room beyond the beats for the ends' weights
 _ENDS = 14  # samples on each side of a column's end that correct its sum
 _FRAME = 100_000  # samples of a frame, at most
+_LARGEST = 2**23  # points of a frame at the least, 64 MB a row: a clip far shorter than its lowest wavelet needs more
 # The FFT computes several transforms at once in the time of two: at least so many, and more while they have few points.
 _TRANSFORMS, _ROWS, _POINTS = 4, 8, 300_000
 
@@ -108,6 +109,12 @@ def scalogram(waveform: np.ndarray, rate: int, rows: int, columns: int) -> np.nd
         multiple of columns, it is the mean over that time, in which a sample stands for half a sample before and after
         it and the power is that of the wavelet centred at any point. The wavelet is normalised as in PyWavelets:
         1 / sqrt(scale), scale in samples.
+
+    Raises
+    ------
+    ValueError
+        If the clip is so short, below a thousandth of a second, that columns far narrower than a sample make the
+        transform too large.
     """
     parts = []
     for frames in _plan(len(waveform), rate, rows, columns, whole=False):
@@ -181,6 +188,8 @@ def _plan(n: int, rate: int, rows: int, columns: int, whole: bool) -> list[_Fram
     reaches = np.ceil(_REACH * _DURATION / centres * columns / n).astype(int).tolist()  # in columns
     # Zeros between the clip's end and its repetition, half of what faded frames need: no wavelet reaches around.
     longest = _padded(n, columns, columns + -(-reaches[0] // 2))
+    if longest * _ENDS > _LARGEST:
+        raise ValueError(f"{n} samples at {rate} Hz are too short a clip for {columns} columns: fill it up with zeros")
     size, first = (longest, rows) if whole else _division(n, columns, longest, centres, reaches)
     plan = [_frames(n, columns, longest, 0, centres[:first])] if first else []
     if first < rows:

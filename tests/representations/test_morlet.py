@@ -196,11 +196,18 @@ def test_a_click_anywhere_lands_on_its_column(position):
     seed=st.integers(0, 9),
 )
 def test_any_length_and_rate(n, rate, rows, columns, seed):
+    n = max(n, rate * columns // 400_000)  # at most 33: shorter ones are refused, as the next test shows
     waveform = np.random.default_rng(seed).normal(size=n).astype(np.float32)
     power = morlet.scalogram(waveform, rate, rows, columns)
     assert power.shape == (rows, columns)
     assert power.dtype == np.float32
     assert np.isfinite(power).all() and (power >= 0).all()
+
+
+@pytest.mark.parametrize("of", [morlet.scalogram, morlet.point_scalogram])
+def test_a_clip_too_short_for_its_columns_is_refused(of):
+    with pytest.raises(ValueError, match="1 samples at 192000 Hz are too short a clip for 70 columns"):
+        of(np.ones(1, np.float32), 192_000, 40, 70)
 
 
 def test_silence_has_no_power():
