@@ -32,8 +32,9 @@ from advtrack.attacks.norms import perturbation_norms
 from advtrack.stages.fold import split_store
 
 BUDGET = 2000
-#: Of BIM's bound: its smallest value that fools a clip is bisected between these.
-SMALLEST_EPS, LARGEST_EPS, BIM_ITERATIONS = 1e-4, 0.5, 100
+#: The smallest bound with which BIM or APGD fools a clip is bisected between these.
+RANGES = {"linf": (1e-4, 0.5), "l2": (1e-3, 20.0)}
+BIM_ITERATIONS = 100
 
 Distances = np.ndarray  # float64 [N]: 0 for a clean error, infinite for a failure
 
@@ -57,16 +58,16 @@ def once(attack: peers.PeerAttack, norm: str) -> Callable[[nn.Module, Tensor, Te
     return lambda network, x, y: distances(network, x, y, attack(network, x, y), norm)
 
 
-def bisected(at: Callable[[Tensor], peers.PeerAttack]) -> Callable[[nn.Module, Tensor, Tensor], Distances]:
+def bisected(at: Callable[[Tensor], peers.PeerAttack], norm: str) -> Callable[[nn.Module, Tensor, Tensor], Distances]:
     """An attack with a bound: each clip's smallest one that works, by bisection as long as the passes last."""
 
     def search(network: nn.Module, x: Tensor, y: Tensor) -> Distances:
         found = np.full(len(x), np.inf)
-        low, high = np.full(len(x), SMALLEST_EPS), np.full(len(x), LARGEST_EPS)
+        low, high = (np.full(len(x), eps) for eps in RANGES[norm])
         for _ in range(BUDGET // (2 * BIM_ITERATIONS + 1)):  # a forward and a backward each, and a last forward
             eps = np.sqrt(low * high)
             x_adv = at(torch.from_numpy(eps).to(x))(network, x, y)
-            reached = distances(network, x, y, x_adv, "linf")
+            reached = distances(network, x, y, x_adv, norm)
             found = np.minimum(found, reached)
             fooled = np.isfinite(reached)
             high, low = np.where(fooled, eps, high), np.where(fooled, low, eps)
@@ -87,12 +88,11 @@ def contenders(norm: str, classes: int) -> dict[str, Callable[[nn.Module, Tensor
     for name, attack in peers.deepfool(norm, 100, classes).items():
         found[f"DeepFool {name}"] = once(attack, norm)
     if norm == "linf":
-        found["BIM advtrack"] = bisected(lambda eps: ours("bim_a", eps=eps, max_iter=BIM_ITERATIONS))
+        found["BIM advtrack"] = bisected(lambda eps: ours("bim_a", eps=eps, max_iter=BIM_ITERATIONS), norm)
         for name in peers.bim(0.1, 1, False, classes):
-            found[f"BIM {name}"] = bisected(lambda eps, name=name: peers.bim(eps, BIM_ITERATIONS, False, classes)[name])
-        found["APGD adv-lib"] = bisected(
-            lambda eps: lambda network, x, y: peers.adv_lib.apgd(network, x, y, eps, float("inf"), n_iter=95)
-        )
+            found[f"BIM {name}"] = bisected(
+                lambda eps, name=name: peers.bim(eps, BIM_ITERATIONS, False, classes)[name], norm
+            )
     else:
         constants, iterations, rates = 9, 110, (0.05, 0.1)
         found["C&W advtrack"] = once(
@@ -107,6 +107,9 @@ def contenders(norm: str, classes: int) -> dict[str, Callable[[nn.Module, Tensor
                 found[f"C&W {name}"] = once(attack, norm)
         found["DDN adv-lib"] = once(partial(peers.adv_lib.ddn, steps=990, levels=None), norm)
     order = float("inf") if norm == "linf" else 2
+    found["APGD adv-lib"] = bisected(
+        lambda eps: lambda network, x, y: peers.adv_lib.apgd(network, x, y, eps, order, n_iter=95), norm
+    )
     found["FMN adv-lib"] = once(partial(peers.adv_lib.fmn, norm=order, steps=990), norm)
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ logger = logging.getLogger("advtrack")
 
 Precision = Literal["fp32", "bf16"]
 Norm = Literal["l0", "l2", "linf"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
 
 
 def rounded(values: Tensor) -> Tensor:
-    """In float64, without the last bits, in which a matrix product depends on the size of the batch."""
-    return values.float().to(values.dtype)
+    """In float64, the first 16 bits: in the last ones a matrix product depends on the size of the batch."""
+    if values.dtype != torch.float64:
+        return values
+    bits = values.detach().float().view(torch.int32)
+    return ((bits + 0x80) & ~0xFF).view(torch.float32).double()
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
@@ -131,17 +135,27 @@ def in_batches(
     """
     check_running(batch_size, precision)
     run = partial(_in_bfloat16, attack) if precision == "bf16" else attack
-    outcomes: list[AttackOutcome] = []
+    return AttackOutcome.concatenate(
+        batchwise(
+            lambda batch: run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))),
+            x,
+            batch_size,
+        )
+    )
+
+
+def batchwise(run: Callable[[slice], Result], x: Tensor, batch_size: int) -> list[Result]:
+    """What ``run`` returns for consecutive batches of ``x``, at least one; smaller ones for want of memory."""
+    results: list[Result] = []
     start = 0
-    while not outcomes or start < len(x):
-        batch = slice(start, start + batch_size)
+    while not results or start < len(x):
         try:
-            outcomes.append(run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))))
+            results.append(run(slice(start, start + batch_size)))
         except RuntimeError as error:
             batch_size = halved(min(batch_size, len(x) - start), error, x.device)
         else:
             start += batch_size
-    return AttackOutcome.concatenate(outcomes)
+    return results
 
 
 def check_running(batch_size: int, precision: str) -> None:
@@ -161,8 +175,9 @@ def halved(batch_size: int, error: RuntimeError, device: torch.device) -> int:
     InputError
         If the batch was a single sample.
     """
-    # PyTorch has a type of its own for this on a GPU only.
-    if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+    # PyTorch has a type of its own for some of these errors only.
+    known = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in known)):
         raise error
     if batch_size == 1:
         raise InputError(
@@ -332,7 +347,7 @@ class Attack(EvasionAttack):
     def _predict(self, x: Tensor) -> Tensor:
         """Logits, shape (N, classes)."""
         with frozen(self.estimator.model), torch.no_grad():
-            return torch.cat([self.estimator.model(part) for part in x.split(self.batch_size)])
+            return torch.cat(batchwise(lambda batch: self.estimator.model(x[batch]), x, self.batch_size))
 
     def _first_of(self, targets: Tensor, predicted: Tensor) -> Tensor:
         """For each target class, shape (N,), which of the inputs is the first predicted to be of it."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
-from advtrack.attacks.fgsm import ascent_direction, check_eps, fgsm_step, for_each
+from advtrack.attacks.fgsm import ascent_direction, check_eps, each, fgsm_step, for_each
 from advtrack.attacks.outcome import AttackOutcome
 
 #: The paper leaves both to an allocation "as much as it takes".
@@ -144,7 +144,7 @@ def _check(
     check_eps(eps)
     if eps_step is not None:
         check_eps(eps_step, "eps_step")
-        steps, bounds = (np.asarray(value, dtype=float).ravel() for value in (eps_step, eps))
+        steps, bounds = np.array(each(eps_step)), np.array(each(eps))
         # A longer step than eps would be cut by the clipping without a word. What is longer in float32 only is not.
         if len({len(steps), len(bounds)} - {1}) > 1 or not (steps <= bounds * (1 + 1e-6)).all():
             raise ValueError(f"eps_step must lie in [0, eps], here [0, {eps}], not {eps_step}")

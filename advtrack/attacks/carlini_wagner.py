@@ -30,7 +30,7 @@ _WORTHWHILE = 0.02
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
 _HEADROOM = 3.0
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
-_RIVALS = 5
+_RIVALS = 9
 
 
 def carlini_wagner(
@@ -85,7 +85,7 @@ def carlini_wagner(
     AttackOutcome
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more. Not
-        targeted, up to five backward passes find i.
+        targeted, up to nine backward passes find i.
     """
     _check(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
@@ -108,10 +108,10 @@ def carlini_wagner(
         for _ in range(binary_search_steps):
             # An input that is an example already, at distance 0, needs no constant.
             active = (best > 0).nonzero().squeeze(1)
-            solved = torch.zeros_like(best, dtype=torch.bool)
+            solved, inside = (torch.zeros_like(best, dtype=torch.bool) for _ in range(2))
             x_0 = x[active]
             w_0 = torch.atanh(_SPREAD * (2 * x_0 - 1))
-            tanh_0 = w_0.tanh()
+            tanh_0 = _tanh(w_0)
             so_far = (x_adv[active] - x_0) * per_sample(best[active].isfinite(), x)
             w = torch.atanh(tanh_0 + 2 * _SPREAD * so_far).where(so_far != 0, w_0)
             mean, square = torch.zeros_like(x_0), torch.zeros_like(x_0)
@@ -122,13 +122,13 @@ def carlini_wagner(
                     break
                 # Eq. 7. The clamp takes back what the spread leaves outside the box; the gradient passes it, so that a
                 # feature pushed out comes back when it is pulled.
-                x_k = (x_0 + (w.tanh() - tanh_0) / (2 * _SPREAD)).clamp(0, 1).requires_grad_()
+                x_k = (x_0 + (_tanh(w) - tanh_0) / (2 * _SPREAD)).clamp(0, 1).requires_grad_()
                 logits = network(x_k)
                 forwards[active] += 1
                 f = missing = margin(logits, y[active], targeted)
                 if not targeted:
                     if (rival < 0).any():  # at the very first forward, of all samples
-                        rival, passes = _nearest_rivals(logits, x_k, y)
+                        rival, passes = _nearest_rivals(logits, x_k, y, confidence)
                         backwards += passes
                     f = _lead(logits, y[active], rival[active])
                 delta = x_k.detach() - x_0
@@ -139,8 +139,6 @@ def carlini_wagner(
                 kept = torch.where(fooled, l2 < best[active], best[active].isinf())
                 x_adv[active[kept]] = x_k.detach()[kept]
                 best[active[fooled & kept]] = l2[fooled & kept]
-                if iteration:  # the example that a constant starts from is none of its successes
-                    solved[active] |= fooled
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
@@ -153,7 +151,12 @@ def carlini_wagner(
                     if iteration % window == 0:
                         going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
                         earlier[active] = lowest[active]
-                if iteration == max_iter or not going.any():
+                # A constant succeeds if it leads back to an example, or ends with one: an example on the way from the
+                # one that it started from is none of its successes.
+                stays = going & (iteration < max_iter)
+                inside[active] |= ~fooled
+                solved[active] |= fooled & (inside[active] | ~stays)
+                if not stays.any():
                     break
 
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
@@ -175,18 +178,19 @@ def carlini_wagner(
                     const[active] = const[active].where(const[active].isfinite(), guess)
 
                 # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
-                reach = (1 - w.tanh().square()) / (2 * _SPREAD)  # dx_adv / dw
+                reach = (1 - _tanh(w).square()) / (2 * _SPREAD)  # dx_adv / dw
                 gradient = (2 * delta + per_sample(const[active], x) * slope) * reach
                 mean.lerp_(gradient, 1 - _BETA_1)
                 square.lerp_(gradient.square(), 1 - _BETA_2)
                 iterations[active] += 1
                 step = mean / (1 - _BETA_1 ** (iteration + 1))
                 step /= (square / (1 - _BETA_2 ** (iteration + 1))).sqrt() + _ADAM_EPS
+                step.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # of features whose moments overflow
                 if iteration == 0:
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
                     length = (learning_rate * step * reach).flatten(1).norm(dim=1)
                     cold = best[active].isinf()
-                    slowed = learning_rate * (distance / length).clamp(max=1)
+                    slowed = learning_rate * (distance / length).nan_to_num(nan=1.0).clamp(max=1)
                     outset[active] = slowed.where(cold, outset[active])
                     rate[active] = outset[active] * torch.where(cold, 1, _WARM_RATE)
                 w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
@@ -203,7 +207,12 @@ def carlini_wagner(
     )
 
 
-def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
+def _tanh(w: Tensor) -> Tensor:
+    """tanh, which in float64 depends in its last bit on the place in the batch, in the precision of float32."""
+    return w.tanh().float().to(w.dtype)
+
+
+def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
 
     With it, how many backward passes that took: none if all are beyond a boundary.
@@ -215,7 +224,7 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, int]:
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
-        distances[:, k] = rounded(lead.detach()) / rounded(slope).flatten(1).norm(dim=1)
+        distances[:, k] = (rounded(lead.detach()) + confidence) / rounded(slope).flatten(1).norm(dim=1)
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 
@@ -247,7 +256,7 @@ def _check(
     checks.whole_number("max_iter", max_iter)
     checks.whole_number("binary_search_steps", binary_search_steps)
     if initial_const is not None:
-        checks.number("initial_const", initial_const, 0, without_low=True)
+        checks.number("initial_const", initial_const, 0, 1e10, without_low=True)
     checks.flag("targeted", targeted)
     checks.flag("abort_early", abort_early)
 

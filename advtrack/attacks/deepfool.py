@@ -208,16 +208,18 @@ def _step_to_boundary(
         w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
         blocked = ((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0))
-        in_reach = w.masked_fill(blocked, 0.0).flatten(1).norm(p=order, dim=1, keepdim=True)
-        distance = f.detach().abs() / in_reach
-        w = w.flatten(1)
+        # In units of the largest derivative: squares of very steep or very flat ones leave the range of numbers.
+        unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
+        f, w = f.detach().abs() / unit, w.flatten(1) / unit
+        in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
+        distance = f / in_reach
         slope = w.norm(p=order, dim=1, keepdim=True)
         # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
         # of it is blocked, they would not arrive.
         length = in_reach.where(in_reach < _MOSTLY_BLOCKED * slope, slope)
-        stride = f.detach().abs().clamp(min=SHORTEST_STEP * length) / length**order
+        stride = f.clamp(min=SHORTEST_STEP * length) / length**order
         # No slope at all tells nothing of the next one.
-        slope = slope.where(slope > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
+        slope = (unit * slope).where(slope > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
         slopes = slopes.scatter(1, rival, slope)
         closer = looked_at & (distance < nearest)
         nearest = torch.where(closer, distance, nearest)

@@ -91,14 +91,19 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
 
 def check_eps(eps: float | Tensor | np.ndarray, name: str = "eps") -> None:
     """Refuse a bound, or a step, outside the range of the inputs; it may be one for each sample."""
-    for one in eps.ravel().tolist() if isinstance(eps, np.ndarray | Tensor) else [eps]:
+    for one in each(eps):
         checks.number(name, one, 0, 1)
+
+
+def each(value: float | Tensor | np.ndarray) -> list[float]:
+    """A number, or those for the samples, as a list."""
+    return value.ravel().tolist() if isinstance(value, np.ndarray | Tensor) else [value]
 
 
 def for_each(value: float | Tensor, x: Tensor) -> Tensor:
     """A number for all samples or one for each, shape (N, 1, ...), in the precision of ``x``."""
     values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    if values.ndim and values.numel() != len(x):
+    if values.numel() not in (1, len(x)):
         raise ValueError(f"eps and eps_step must be a number, or one for each of {len(x)} samples")
     return per_sample(values.flatten().expand(len(x)), x)
 

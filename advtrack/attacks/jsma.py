@@ -96,9 +96,9 @@ def jsma(
 
             # Eq. 2 over the features that can still move. A derivative that is not finite makes no feature salient.
             movable = x_k < 1 if direction > 0 else x_k > 0
-            saliency = alpha * beta.abs()
-            salient = (alpha > 0) & (beta < 0) & movable & saliency.isfinite()
-            value, feature = saliency.where(salient, 0).topk(min(features_per_step, features), dim=1)
+            salient = (alpha > 0) & (beta < 0) & movable & alpha.isfinite() & beta.isfinite()
+            saliency = _near_one(alpha.where(salient, 0)) * _near_one(beta.where(salient, 0)).abs()
+            value, feature = saliency.topk(min(features_per_step, features), dim=1)
 
             # The most salient features first, until gamma allows no further new one.
             new = ~changed.gather(1, feature)
@@ -116,6 +116,12 @@ def jsma(
         forwards=forwards,
         backwards=backwards,
     )
+
+
+def _near_one(derivatives: Tensor) -> Tensor:
+    """Derivatives, shape (N, features), times a power of 2 for each sample: products stay in the range of numbers."""
+    exponent = torch.frexp(derivatives.abs().amax(1, keepdim=True)).exponent
+    return derivatives * torch.exp2(-exponent.clamp(-120, 120).to(derivatives.dtype))
 
 
 def _check(*, theta: float, gamma: float, features_per_step: int, max_iter: int, targeted: bool) -> None:

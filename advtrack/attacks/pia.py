@@ -286,7 +286,7 @@ def _check(
     checks.whole_number("top_k", top_k)
     checks.whole_number("max_iter", max_iter)
     if not isinstance(seed, torch.Generator):
-        checks.whole_number("seed", seed, least=0)
+        checks.whole_number("seed", seed, least=0, most=2**63 - 1)
     checks.whole_number("query_batch", query_batch)
 
 

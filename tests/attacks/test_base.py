@@ -87,6 +87,31 @@ def test_out_of_memory_halves_the_batch_and_says_so(clips, mlp_victim, caplog):
     ]
 
 
+@pytest.mark.parametrize("name", ["deepfool", "pia"])
+def test_out_of_memory_when_generate_asks_the_victim_itself(name, clips, linear_victim, art_classifier, caplog):
+    """For labels that are not given, or for starts."""
+    network = linear_victim(dtype=torch.float32)
+    x = clips(12, dtype=torch.float32).numpy()
+    y = np.roll(network(torch.from_numpy(x)).argmax(1).numpy(), 1) if name == "pia" else None
+    expected = ATTACKS[name](art_classifier(network), max_iter=2).generate(x, y)
+    attack = ATTACKS[name](art_classifier(Small(network, 5)), max_iter=2)
+    np.testing.assert_allclose(attack.generate(x, y), expected, atol=1e-6)
+    assert "cpu is out of memory" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"])
+def test_memory_that_a_library_of_the_device_lacks(text, clips, mlp_victim, caplog):
+    class Failing(Small):
+        def forward(self, x):
+            if len(x) > self.room:
+                raise RuntimeError(text)
+            return self.network(x)
+
+    network, x, y = mlp_victim(), clips(4), torch.arange(4)
+    outcome = in_batches(fgsm, Failing(network, 2), x, y, 4, targeted=False, eps=0.1)
+    assert torch.equal(outcome.x_adv, fgsm(network, x, y, eps=0.1).x_adv)
+
+
 def test_a_sample_too_large_for_the_device_is_one_line(clips, mlp_victim):
     victim = Small(mlp_victim(), 0)
     with pytest.raises(InputError, match="too little memory for one sample"):
@@ -258,6 +283,8 @@ def test_each_sample_may_have_its_own_eps(name, art_classifier, linear_victim, c
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
     with pytest.raises(ValueError, match="one for each of 3 samples"):
         ATTACKS[name](classifier, eps=eps, targeted=True).generate(x[:3], y[:3])
+    one = ATTACKS[name](classifier, eps=np.array([0.1]), targeted=True).generate(x, y)
+    np.testing.assert_array_equal(one, ATTACKS[name](classifier, eps=0.1, targeted=True).generate(x, y))
     in_arts_shape = ATTACKS[name](classifier, eps=eps[:, None, None, None], targeted=True).generate(x, y)
     np.testing.assert_array_equal(in_arts_shape, together)
 
@@ -477,3 +504,58 @@ class TestEveryAttack:
         if name != "bim_b":  # which may lose again what it had
             assert torch.equal(outcome.success, outcome.first_success >= 0)
         assert (outcome.first_success <= 1).all() or name in ("carlini_wagner", "deepfool")
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20, 1e30])
+@pytest.mark.parametrize(
+    ("name", "params"), [("jsma", {}), ("deepfool", {"norm": "l2"}), ("deepfool", {"norm": "linf"})]
+)
+def test_the_scale_of_the_logits_does_not_matter(name, params, scale, linear_victim, clips):
+    """Squares and products of such derivatives leave the range of float32."""
+    network, x = linear_victim(dtype=torch.float32), clips(8, dtype=torch.float32)
+    y = network(x).argmax(1)
+    y = (y + 1) % 4 if name == "jsma" else y
+    expected = ATTACKS[name].native(network, x, y, **params)
+    with torch.no_grad():
+        network[1].weight.mul_(scale)
+        network[1].bias.mul_(scale)
+    outcome = ATTACKS[name].native(network, x, y, **params)
+    assert expected.success.any() and torch.equal(outcome.success, expected.success)
+    torch.testing.assert_close(outcome.x_adv, expected.x_adv, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("params", [{}, {"initial_const": 1e10}, {"learning_rate": 1e30}])
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_moments_that_overflow_leave_carlini_wagner_within_the_box(params, scale, linear_victim, clips):
+    network, x = linear_victim(dtype=torch.float32), clips(8, dtype=torch.float32)
+    y = (network(x).argmax(1) + 1) % 4
+    with torch.no_grad():
+        network[1].weight.mul_(scale)
+        network[1].bias.mul_(scale)
+    outcome = ATTACKS["carlini_wagner"].native(network, x, y, max_iter=20, **params)
+    assert ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()
+    assert torch.equal(outcome.success, network(outcome.x_adv).argmax(1) == y)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("carlini_wagner", {}), ("carlini_wagner", {"targeted": False}), ("deepfool", {"norm": "l2"}), ("deepfool", {})],
+)
+def test_float64_is_bit_equal_however_samples_are_batched(name, params, batch_size, clips, predict):
+    torch.manual_seed(4)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+    x = clips(33, shape=(1, 3, 4))
+    y = predict(network, x)
+    params = {"targeted": ATTACKS[name].defaults["targeted"], **params}
+    y = (y + 1) % 4 if params["targeted"] else y
+    together = in_batches(ATTACKS[name].native, network, x, y, 33, **params)
+    split = in_batches(ATTACKS[name].native, network, x, y, batch_size, **params)
+    assert torch.equal(split.x_adv, together.x_adv) and torch.equal(split.first_success, together.first_success)
+
+
+def test_bounds_may_be_tensors_of_any_kind(linear_victim, clips):
+    network, x = linear_victim(), clips(2)
+    eps = torch.tensor([0.1, 0.2], dtype=torch.float64, requires_grad=True)  # NumPy refuses it, as it does a GPU's
+    outcome = ATTACKS["bim_a"].native(network, x, torch.zeros(2, dtype=torch.int64), eps=eps, eps_step=eps / 4)
+    assert (outcome.linf <= eps).all()

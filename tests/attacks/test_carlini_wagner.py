@@ -72,6 +72,28 @@ def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, p
     assert (outcome.l2 >= nearest[keep] * (1 - 1e-9)).all()
     assert (outcome.l2 <= 1.05 * nearest[keep]).all()
 
+    # With a margin to reach, another boundary may be the nearest.
+    distances = (gaps + 0.5) / (weight[y][:, None] - weight[None]).norm(dim=2)
+    nearest = distances.scatter(1, y[:, None], torch.inf).amin(1)
+    keep = nearest < 0.4
+    outcome = carlini_wagner(network, x[keep], y[keep], targeted=False, confidence=0.5)
+    assert keep.sum() >= 5 and outcome.success.all()
+    assert (outcome.l2 <= 1.05 * nearest[keep]).all()
+
+
+@pytest.mark.parametrize("features", [2, 3, 16])
+def test_the_nearest_boundaries_are_met_as_closely(linear_victim, clips, predict, features):
+    """Samples next to a boundary need small steps throughout."""
+    network = linear_victim(classes=2, shape=(1, 1, features), seed=5)
+    x = clips(120, shape=(1, 1, features), margin=0.3)
+    y = predict(network, x)
+    w = network[1].weight[1] - network[1].weight[0]
+    minimal = (network(x)[:, 0] - network(x)[:, 1]).abs() / w.norm()
+    keep = minimal < 0.2
+    assert keep.sum() >= 30 and minimal[keep].min() < 0.01
+    outcome = carlini_wagner(network, x[keep], 1 - y[keep])
+    assert (outcome.l2 <= 1.05 * minimal[keep]).all()
+
 
 def test_features_at_exactly_0_and_1_can_move(linear_victim):
     network = linear_victim(classes=2)
