@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from victim import add_options, choose
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import is_adversarial
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import is_adversarial
 from advtrack.search.space import Samples
 from advtrack.stages.samples import strike_list
 

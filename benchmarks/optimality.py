@@ -27,8 +27,8 @@ from tqdm import tqdm
 from victim import add_options, choose
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import frozen
 from advtrack.attacks.norms import perturbation_norms
+from advtrack.attacks.victim import frozen
 from advtrack.stages.fold import split_store
 
 BUDGET = 2000

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
-from torch import Tensor, nn
+from torch import Tensor
 
 from advtrack.attacks import checks
+from advtrack.attacks.batches import batchwise, check_running, in_batches
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.errors import InputError
+from advtrack.attacks.victim import frozen
 
-logger = logging.getLogger("advtrack")
-
-Precision = Literal["fp32", "bf16"]
 Norm = Literal["l0", "l2", "linf"]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -46,180 +41,6 @@ class Choices:
 
 
 Space = Mapping[str, Range | Choices]
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Attack a network in evaluation mode without gradients for its weights, and leave it as it came.
-
-    Inputs have gradients inside, also where the caller is under `torch.no_grad`.
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    network.eval()
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
-
-
-def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
-    """Success per sample, shape (N,): argmax is the target ``y``, or (untargeted) is not ``y``.
-
-    Logits that are not finite decide nothing: such a sample is no success.
-    """
-    predicted = logits.argmax(1)
-    fooled = predicted == y if targeted else predicted != y
-    return fooled & logits.isfinite().all(1)
-
-
-def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
-    """Logits missing to success (Eq. 6), shape (N,): negative once the target leads, or the true class lags."""
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-    return others - own if targeted else own - others
-
-
-def rounded(values: Tensor) -> Tensor:
-    """In float64, the first 16 bits: in the last ones a matrix product depends on the size of the batch."""
-    if values.dtype != torch.float64:
-        return values
-    bits = values.detach().float().view(torch.int32)
-    return ((bits + 0x80) & ~0xFF).view(torch.float32).double()
-
-
-def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """One value per sample, shape (N,), as (N, 1, ...): it multiplies, or bounds, inputs like ``x``."""
-    return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def in_batches(
-    attack: Callable[..., AttackOutcome],
-    network: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    batch_size: int,
-    *,
-    targeted: bool,
-    precision: Precision = "fp32",
-    **params: Any,
-) -> AttackOutcome:
-    """Run ``attack`` on consecutive batches of ``x``.
-
-    Parameters
-    ----------
-    attack : callable
-        A native attack.
-    network, x, y, targeted, **params
-        Its arguments. Tensors in ``params`` with as many rows as ``x`` are split like it.
-    batch_size : int
-        Samples at a time. A batch for which the device's memory is too small is tried again with half as many, which
-        is logged; the samples after it come in the smaller batches too.
-    precision : {'fp32', 'bf16'}
-        With bf16 the attack sees the victim through bfloat16 autocast. One more forward in float32 tells which of its
-        successes are successes; all other samples are attacked again in float32. So it saves time where it succeeds,
-        and loses no example. ``success_at`` of the successes remains what bfloat16 showed.
-
-    Raises
-    ------
-    ValueError
-        If ``x`` is not within [0, 1], ``y`` not a label for each sample, or another parameter out of range.
-    InputError
-        If the device's memory is too small for a single sample.
-    """
-    check_running(batch_size, precision)
-    run = partial(_in_bfloat16, attack) if precision == "bf16" else attack
-    return AttackOutcome.concatenate(
-        batchwise(
-            lambda batch: run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))),
-            x,
-            batch_size,
-        )
-    )
-
-
-def batchwise(run: Callable[[slice], Result], x: Tensor, batch_size: int) -> list[Result]:
-    """What ``run`` returns for consecutive batches of ``x``, at least one; smaller ones for want of memory."""
-    results: list[Result] = []
-    start = 0
-    while not results or start < len(x):
-        try:
-            results.append(run(slice(start, start + batch_size)))
-        except RuntimeError as error:
-            batch_size = halved(min(batch_size, len(x) - start), error, x.device)
-        else:
-            start += batch_size
-    return results
-
-
-def check_running(batch_size: int, precision: str) -> None:
-    """Refuse what `in_batches` cannot run with."""
-    checks.whole_number("batch_size", batch_size)
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be fp32 or bf16, not {precision!r}")
-
-
-def halved(batch_size: int, error: RuntimeError, device: torch.device) -> int:
-    """A smaller batch than the one that ``error`` ended, if it did for want of memory, which is logged.
-
-    Raises
-    ------
-    RuntimeError
-        ``error``, if it is another one.
-    InputError
-        If the batch was a single sample.
-    """
-    # PyTorch has a type of its own for some of these errors only.
-    known = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
-    if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in known)):
-        raise error
-    if batch_size == 1:
-        raise InputError(
-            f"{device} has too little memory for one sample: free some, or choose another --device"
-        ) from error
-    logger.warning("%s is out of memory: going on with %d samples at a time", device, batch_size // 2)
-    return batch_size // 2
-
-
-def _rows(params: Mapping[str, Any], rows: slice | Tensor, samples: int) -> dict[str, Any]:
-    """The parameters for some of the samples: tensors with a row for each sample are split."""
-    return {k: v[rows] if isinstance(v, Tensor) and v.ndim and len(v) == samples else v for k, v in params.items()}
-
-
-class _InBFloat16(nn.Module):
-    """A network in bfloat16 autocast, with float32 logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return self.network(x).float()
-
-
-def _in_bfloat16(
-    attack: Callable[..., AttackOutcome], network: nn.Module, x: Tensor, y: Tensor, *, targeted: bool, **params: Any
-) -> AttackOutcome:
-    """Attack in bfloat16, and in the network's own precision where that does not confirm a success."""
-    outcome = attack(_InBFloat16(network), x, y, targeted=targeted, **params)
-    with frozen(network), torch.no_grad():
-        logits = network(outcome.x_adv)
-    # An attack may have promised more than to cross the boundary.
-    missing = margin(logits, y, targeted) + params.get("confidence", 0.0)
-    left = ~(outcome.success & is_adversarial(logits, y, targeted) & (missing <= 0))
-    outcome = replace(outcome, forwards=outcome.forwards + 1)
-    if not left.any():
-        return outcome
-    again = attack(network, x[left], y[left], targeted=targeted, **_rows(params, left, len(x)))
-    spent = {name: getattr(outcome, name)[left] + getattr(again, name) for name in ("forwards", "backwards")}
-    return outcome.with_rows(left, replace(again, **spent))
 
 
 _DEFAULT_EPS = 0.3

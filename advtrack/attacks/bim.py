@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial
+from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.fgsm import ascent_direction, check_eps, each, fgsm_step, for_each
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial
 
 #: The paper leaves both to an allocation "as much as it takes".
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True), "max_iter": Range(1, 100, "ours")}

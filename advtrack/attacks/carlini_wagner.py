@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, margin, per_sample, rounded
+from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -142,7 +143,7 @@ def carlini_wagner(
                 first = active[fooled & (first_success[active] < 0)]
                 first_success[first] = iterations[first]
 
-                hinge = rounded(f.detach()).clamp(min=-confidence)
+                hinge = rounded(f).clamp(min=-confidence)
                 going = (best[active] > 0) & hinge.isfinite() & missing.isfinite()
                 if abort_early and iteration > 0:
                     # The sum that Eq. 5 minimises.
@@ -215,16 +216,19 @@ def _tanh(w: Tensor) -> Tensor:
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
 
-    With it, how many backward passes that took: none if all are beyond a boundary.
+    A victim of one class has none, and ``y`` stands for it. With it, how many backward passes that took: none if all
+    samples are beyond a boundary.
     """
-    others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+    if logits.shape[1] == 1:
+        return y, 0
+    others = rivals(logits, y, _RIVALS)
     wanted = (logits.argmax(1) == y).nonzero().squeeze(1)
-    count = min(_RIVALS, logits.shape[1] - 1) if len(wanted) else 0
-    distances = x.new_zeros((len(x), max(count, 1)))
+    distances = torch.zeros_like(others, dtype=x.dtype)
+    count = others.shape[1] if len(wanted) else 0
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
-        distances[:, k] = (rounded(lead.detach()) + confidence) / rounded(slope).flatten(1).norm(dim=1)
+        distances[:, k] = (rounded(lead) + confidence) / rounded(slope).flatten(1).norm(dim=1)
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

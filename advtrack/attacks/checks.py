@@ -44,9 +44,9 @@ def samples(x: Tensor, y: Tensor) -> None:
     labels(y, len(x))
 
 
-def labels(y: Tensor, samples: int, classes: float = math.inf) -> None:
+def labels(y: Tensor, count: int, classes: float = math.inf) -> None:
     """Refuse labels that are not a class for each sample."""
-    if y.shape != (samples,) or y.dtype != torch.int64:
-        raise ValueError(f"y must be {samples} labels, int64, not {y.dtype} of shape {tuple(y.shape)}")
+    if y.shape != (count,) or y.dtype != torch.int64:
+        raise ValueError(f"y must be {count} labels, int64, not {y.dtype} of shape {tuple(y.shape)}")
     if not ((y >= 0) & (y < classes)).all():
         raise ValueError(f"y must be labels from 0 to {classes - 1:g}")

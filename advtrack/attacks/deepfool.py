@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Choices, Space, frozen, is_adversarial, margin, per_sample, rounded
+from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
@@ -89,13 +90,13 @@ def deepfool(
             logits = network(x_k)
             forwards[active] += 1
             if iteration == 0:
-                depth = overshoot * _DEPTH * margin(logits, y, targeted=False).detach()
-                rivals = _rivals(logits.detach(), y, candidates)
-                slopes = torch.full_like(rivals, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
+                depth = overshoot * _DEPTH * rounded(margin(logits, y, targeted=False))
+                nearby = rivals(logits, y, candidates)
+                slopes = torch.full_like(nearby, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
 
             fooled = is_adversarial(logits, y[active], targeted=False)
             near[active], near_f[active] = far[active], far_f[active]
-            far[active], far_f[active] = x_k.detach(), rounded(margin(logits, y[active], targeted=False).detach())
+            far[active], far_f[active] = x_k.detach(), rounded(margin(logits, y[active], targeted=False))
             first_success[active[fooled]] = iteration
             active = active[~fooled]
             if iteration == max_iter or not len(active):
@@ -107,7 +108,7 @@ def deepfool(
                 forwards[active] += 1
 
             step, in_sight, slopes[active], passes = _step_to_boundary(
-                logits, x_k, y[active], rivals[active], _GROWTH * slopes[active], norm
+                logits, x_k, y[active], nearby[active], _GROWTH * slopes[active], norm
             )
             backwards[active] += passes
 
@@ -120,7 +121,7 @@ def deepfool(
         stepped = (first_success > 0).nonzero().squeeze(1)
         if len(stepped):
             ends = near[stepped], far[stepped], near_f[stepped], far_f[stepped]
-            x_adv[stepped] = _crossing(network, y[stepped], *ends, rounded(depth[stepped]))
+            x_adv[stepped] = _crossing(network, y[stepped], *ends, depth[stepped])
             forwards[stepped] += _LINE_SEARCH
 
     return AttackOutcome.of(
@@ -155,12 +156,6 @@ def _crossing(
             low, low_f = new_low.where(low_moves, low), new_low_f.where(low_moves, low_f)
             high, high_f = tried.where(high_moves, high), f.where(high_moves, high_f)
     return x_adv
-
-
-def _rivals(logits: Tensor, y: Tensor, candidates: int) -> Tensor:
-    """The classes other than ``y`` with the largest logits, shape (N, min(candidates, classes - 1))."""
-    others = logits.scatter(1, y.unsqueeze(1), -torch.inf)
-    return others.topk(min(candidates, logits.shape[1] - 1)).indices
 
 
 def _step_to_boundary(

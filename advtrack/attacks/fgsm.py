@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Range, Space, frozen, is_adversarial, per_sample
+from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial, per_sample
 
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
 

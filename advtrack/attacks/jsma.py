@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Choices, Range, Space, frozen, is_adversarial
+from advtrack.attacks.base import Attack, Choices, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial
 
 SPACE: Space = {
     "theta": Choices((1.0, -1.0), "ours: the paper's range of the scaling factor is lost"),

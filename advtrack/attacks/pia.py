@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
-from advtrack.attacks.base import Attack, Range, Space, frozen, halved, is_adversarial, per_sample
+from advtrack.attacks.base import Attack, Range, Space
+from advtrack.attacks.batches import halved
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import frozen, is_adversarial, per_sample
 
 SPACE: Space = {"max_iter": Range(1, 500, "paper, section VI: 500 iterations")}
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import Attack, Choices, Precision, Range, in_batches
+from advtrack.attacks.base import Attack, Choices, Range
+from advtrack.attacks.batches import Precision, in_batches
 from advtrack.attacks.outcome import AttackOutcome
 
 #: Budgets closer than this (relative) count as equal; ours.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
-from advtrack.attacks.base import Precision
+from advtrack.attacks.batches import Precision
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from advtrack.attacks.base import in_batches
+from advtrack.attacks.batches import in_batches
 from advtrack.attacks.bim import BIMa, BIMb, bim_a, bim_b
 
 BOTH = pytest.mark.parametrize("bim", [bim_a, bim_b])

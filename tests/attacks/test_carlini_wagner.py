@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from advtrack.attacks import carlini_wagner as module
-from advtrack.attacks.base import in_batches
+from advtrack.attacks.batches import in_batches
 from advtrack.attacks.carlini_wagner import CarliniWagner, carlini_wagner
 
 

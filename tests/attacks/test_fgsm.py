@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from advtrack.attacks.base import in_batches
+from advtrack.attacks.batches import in_batches
 from advtrack.attacks.fgsm import FGSM, fgsm, fgsm_step
 
 

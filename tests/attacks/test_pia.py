@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from advtrack.attacks.base import in_batches
+from advtrack.attacks.batches import in_batches
 from advtrack.attacks.pia import PIA, pia
 
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from advtrack.attacks import ATTACKS
-from advtrack.attacks.base import in_batches
+from advtrack.attacks.batches import in_batches
 
 SETTINGS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CHEAP = {

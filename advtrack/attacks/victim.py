@@ -1,0 +1,67 @@
+"""What an attack does with a victim, and reads from its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Attack a network in evaluation mode without gradients for its weights, and leave it as it came.
+
+    Inputs have gradients inside, also where the caller is under `torch.no_grad`.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+
+def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Success per sample, shape (N,): argmax is the target ``y``, or (untargeted) is not ``y``.
+
+    Logits that are not finite decide nothing: such a sample is no success.
+    """
+    predicted = logits.argmax(1)
+    fooled = predicted == y if targeted else predicted != y
+    return fooled & logits.isfinite().all(1)
+
+
+def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """Logits missing to success (Eq. 6), shape (N,): negative once the target leads, or the true class lags."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return others - own if targeted else own - others
+
+
+def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The classes other than ``y`` with the largest logits, shape (N, min(count, classes - 1)), the largest first."""
+    others = logits.detach().scatter(1, y[:, None], -torch.inf)
+    return others.argsort(dim=1, descending=True, stable=True)[:, : min(count, logits.shape[1] - 1)]
+
+
+def rounded(values: Tensor) -> Tensor:
+    """Without gradient history; in float64 the first 16 bits: the last ones depend on the size of the batch."""
+    values = values.detach()
+    if values.dtype != torch.float64:
+        return values
+    bits = values.float().view(torch.int32)
+    return ((bits + 0x80) & ~0xFF).view(torch.float32).double()
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """One value per sample, shape (N,), as (N, 1, ...): it multiplies, or bounds, inputs like ``x``."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
