@@ -21,6 +21,7 @@ from advtrack.representations import REPRESENTATIONS
 
 PRESETS = ("demo", "esc10", "paper")
 DEFAULT_EPS = 8 / 255
+DEFAULT_STORAGE = "sqlite:///optuna.db"
 
 
 def _choice(names: tuple[str, ...], *extra: str) -> click.Choice:
@@ -74,9 +75,7 @@ _precision = click.option(
     show_default=True,
     help="Of the passes; bf16 is fast on GPUs and on CPUs with AMX. An attack's successes are proven in fp32.",
 )
-_storage = click.option(
-    "--storage", default="sqlite:///optuna.db", show_default=True, help="Optuna storage of the studies."
-)
+_storage = click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Optuna storage of the studies.")
 
 
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -243,7 +242,37 @@ def adv_train(**options: Any) -> None:
     show_default=True,
     help="Test clips attacked, as 30,pia=10; 0: all, but 30 for jsma and 10 for pia.",
 )
-@click.option("--trials", type=click.IntRange(1), default=16, show_default=True, help="Trials per study, at most.")
+@click.option(
+    "--criterion",
+    type=_choice(("fooling_rate", "auc")),
+    default="fooling_rate",
+    show_default=True,
+    help="What has to reach the target: the fooling rate, or the area under its curve up to the bound.",
+)
+@click.option(
+    "--tolerance", type=_Number(0.001, 1), default=0.05, show_default=True, help="Of the perturbation bound, relative."
+)
+@click.option(
+    "--sampler",
+    type=_choice(("bounds", "tpe", "gp", "random")),
+    default="bounds",
+    show_default=True,
+    help="Who proposes trials: what the samples have shown, or a sampler of Optuna.",
+)
+@click.option(
+    "--protocol",
+    type=_choice(("test", "paper")),
+    default="test",
+    show_default=True,
+    help="Strike test clips, or all clips in up to 50 shuffled batches of 100.",
+)
+@click.option("--trials", type=click.IntRange(1), default=24, show_default=True, help="Trials per study, at most.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes per search.")
+@click.option(
+    "--budget-from",
+    default="",
+    help="An attack run, or alias or version of a victim: try its budgets on --victim instead of searching.",
+)
 @click.option(
     "--max-iter",
     default="0",
@@ -254,9 +283,11 @@ def adv_train(**options: Any) -> None:
 @_stage
 def attack(attack_name: str, data_dir: str, **options: Any) -> None:
     """Search the smallest budget of attacks that fools a registered victim at the target rate."""
+    from advtrack.stages import transfer
     from advtrack.stages.attack import Attacking, run
 
-    run(Attacking(attacks=_all(attack_name, TABLE_ATTACKS), **options))
+    attacking = Attacking(attacks=_all(attack_name, TABLE_ATTACKS), **options)
+    (transfer.run if attacking.budget_from else run)(attacking)
 
 
 @cli.command()
@@ -297,6 +328,19 @@ def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
 
 
 @cli.command()
+@_storage
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where both listen.")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--optuna-port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@_stage
+def dashboard(**options: Any) -> None:
+    """Serve the MLflow UI and the Optuna dashboard until Ctrl-C."""
+    from advtrack.stages.dashboard import Dashboards, run
+
+    run(Dashboards(**options))
+
+
+@cli.command()
 @click.option("--preset", type=_choice(PRESETS), default="demo", show_default=True)
 @click.option("--overrides", default="", help="Values of the preset to change, as 'epochs=5 models=alexnet,vgg16'.")
 @click.option("--dataset", default="", type=_choice(DATASETS, ""), help="Instead of the preset's.")
@@ -313,8 +357,8 @@ def main(**options: Any) -> None:
     finished = run(pipeline, values)
     click.echo("\n" + "\n".join(finished.tables))
     click.echo(f"Report:            {finished.report}")
-    click.echo(f"MLflow UI:         {_tool('mlflow')} ui")
-    click.echo(f"Optuna dashboard:  {_tool('optuna-dashboard')} {redacted(options['storage'])}")
+    storage = "" if options["storage"] == DEFAULT_STORAGE else f" --storage {redacted(options['storage'])}"
+    click.echo(f"Dashboards:        {_tool('advtrack')} dashboard{storage}")
 
 
 def _check_ranges(values: dict[str, Any]) -> None:

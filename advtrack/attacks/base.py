@@ -67,6 +67,8 @@ class Attack(EvasionAttack):
     shorter_runs : {'first_success', 'iterates', 'none'}
         What one run tells of the same run stopped earlier: success from ``first_success`` on, success per iterate
         (``success_at``), or nothing.
+    until_success : type of Attack or None
+        Of an attack that goes on after a success: the same one that does not, up to each sample's first success.
     starts : bool
         Whether the native function needs ``start``, an input of the target class per sample.
     check : callable
@@ -87,6 +89,7 @@ class Attack(EvasionAttack):
     targets: ClassVar[bool] = True
     minimises: ClassVar[bool]
     shorter_runs: ClassVar[Literal["first_success", "iterates", "none"]]
+    until_success: ClassVar[type[Attack] | None] = None
     starts: ClassVar[bool] = False
     check: ClassVar[Callable[..., None]]
     space: ClassVar[Space]

@@ -169,3 +169,4 @@ class BIMb(BIMa):
 
     native = staticmethod(bim_b)
     shorter_runs = "iterates"
+    until_success = BIMa

@@ -25,9 +25,9 @@ _LAST_RATE = 0.1
 _SPREAD = 0.95
 # Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate that
 # the sample set out with, and so have less to do.
-_WARM_RATE = 0.3
+_WARM_RATE = 0.2
 # Ours: the fall of the lowest loss, relative, that is worth going on for.
-_WORTHWHILE = 0.02
+_WORTHWHILE = 0.03
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
 _HEADROOM = 3.0
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
@@ -79,7 +79,7 @@ def carlini_wagner(
     targeted : bool
         Whether ``y`` is to be reached or to be left.
     abort_early : bool
-        Leave a constant when the lowest loss has fallen by less than 2% in a tenth of ``max_iter`` (at least 5).
+        Leave a constant when the lowest loss has fallen by less than 3% in a tenth of ``max_iter`` (at least 5).
 
     Returns
     -------

@@ -238,33 +238,31 @@ def confusion_figure(matrix: ArrayLike, classes: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def curve_figure(trials: Sequence[tuple[float, float, float]], target: float, bound_name: str) -> bytes:
-    """Draw the fooling rate of each trial of a search against its bound.
+def curve_figure(curve: Sequence[tuple[float, float, float]], target: float, bound_name: str) -> bytes:
+    """Draw the fooling rate against the perturbation bound, as far as a search knows it.
 
     Parameters
     ----------
-    trials : sequence of (bound, least rate, largest rate)
-        In any order; the fooling rate, in [0, 1], lies between the two: trials that were decided early leave samples
-        out, and are drawn as bars.
+    curve : sequence of (bound, least rate, largest rate)
+        In order; from each bound to the next, the fooling rate, in [0, 1], lies between the two.
     target : float
-        The fooling rate searched for.
+        The value searched for.
     bound_name : str
         What the bound is, with its unit.
 
     Returns
     -------
     bytes
-        PNG. Bounds of zero have no place on the logarithmic axis and are left out.
+        PNG.
     """
-    shown = sorted(trial for trial in trials if trial[0] > 0)
-    bounds, least, largest = np.array(shown).reshape(-1, 3).T
-    middle = 50 * (least + largest)
+    bounds, least, most = np.array(curve).reshape(-1, 3).T
     figure = _figure(6.0, 3.6)
     ax = figure.subplots()
-    half = middle - 100 * least
-    ax.errorbar(bounds, middle, half, fmt="o-", color=PLAIN, linewidth=0.8, markersize=4, capsize=3, label="trial")
+    if len(bounds):
+        ax.set_xscale("log")
+    ax.fill_between(bounds, 100 * least, 100 * most, step="post", color=PLAIN, alpha=0.25, label="not known")
+    ax.step(bounds, 100 * least, where="post", color=PLAIN, marker="o", markersize=3, label="at least")
     ax.axhline(100 * target, color="#555555", linestyle=":", label=f"target {100 * target:g} %")
-    ax.set_xscale("log")
     ax.set_ylim(-3, 103)
     ax.set_xlabel(_literal(bound_name))
     ax.set_ylabel("fooling rate, % of samples")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,6 +49,17 @@ class AttackRecord:
         MLflow run that holds the evidence.
     passes : int
         Forward plus backward passes the search spent, summed over samples.
+    fooling_low, fooling_high : float
+        Wilson's 95% interval of the fooling rate.
+    auc_low, auc_high : float
+        Area under the fooling rate up to the largest bound that was searched: what it is at least and at most.
+    contradictions : int
+        Samples that showed other than what the search had inferred of them.
+    criterion, protocol : str
+        What the target is a value of, and whom the attack strikes.
+    ratios : dict of str to list of float
+        By norm: the mean perturbation of the successes over that of the plain victim's, and its 95% interval. Empty
+        without a plain victim.
     """
 
     attack: str
@@ -71,6 +83,14 @@ class AttackRecord:
     plain_run_id: str | None
     run_id: str
     passes: int
+    fooling_low: float = math.nan
+    fooling_high: float = math.nan
+    auc_low: float = math.nan
+    auc_high: float = math.nan
+    contradictions: int = 0
+    criterion: str = "fooling_rate"
+    protocol: str = "test"
+    ratios: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,8 @@ class VictimRecord:
         Options of the training by name. The two victims of a pair have the same, but for what makes one adversarial.
     attacks : dict of str to AttackRecord
         Finished searches by attack name.
+    masking : tuple of str
+        Signs that the victim masks its gradients, by name.
     """
 
     dataset: str
@@ -107,3 +129,4 @@ class VictimRecord:
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
+    masking: tuple[str, ...] = ()

@@ -242,6 +242,7 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
                     Cell("yes" if record.target_reached else "no"),
                     Cell(ABSENT) if transferred is None else _number(100 * transferred, _percent),
                     _ratio_cell(plain.attacks.get(attack) if plain else None, record),
+                    Cell(", ".join(victim.masking) or ABSENT),
                     *(_number(norm, _significant) for norm in (record.l0, record.l2, record.linf)),
                     Cell(str(record.samples), record.samples),
                     Cell(str(record.passes), record.passes),
@@ -253,11 +254,12 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
         caption="The smallest budget found for each attack on each model: its bound in the attack's own norm, the "
         "largest bound known to miss the target where a search tells, and its iterations; the fooling rate there, and "
         "whether it reached the target; for adversarially trained models also the fooling rate under the plain model's "
-        "budget and the perturbation ratio to the plain model; mean norms of the successful perturbations of inputs in "
+        "budget and the perturbation ratio to the plain model; signs that the model masks its gradients, so that "
+        "attacks which follow them tell little; mean norms of the successful perturbations of inputs in "
         "[0, 1] (l0: values changed).",
         header=(
             *("Data set", "Representation", "Model", "Training", "Attack", "Norm", "Bound", "Missed at", "Iterations"),
-            *("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain"),
+            *("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain", "Masking signs"),
             *("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run"),
         ),
         keys=6,
@@ -359,7 +361,7 @@ def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
         return f"its norms differ ({plain.norm} and {robust.norm})"
     if plain.target_fooling_rate != robust.target_fooling_rate:
         return f"its targets differ ({plain.target_fooling_rate:g} and {robust.target_fooling_rate:g})"
-    for what in ("seed", "sample_limit", "longest"):
+    for what in ("seed", "sample_limit", "longest", "criterion", "protocol"):
         if getattr(plain, what) != getattr(robust, what):
             return f"its searches differ in {what} ({getattr(plain, what)} and {getattr(robust, what)})"
     if not plain.target_reached:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 from tqdm import tqdm
 
 from advtrack.attacks.base import Range
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.search.bounds import Bounds, successes_needed
+from advtrack.search.bounds import Bounds
+from advtrack.search.claims import STEP, reap, take, underway, wait, working
+from advtrack.search.criterion import successes_needed
 from advtrack.search.sampler import BoundsSampler
-from advtrack.search.space import EVIDENCE, TOLERANCE, Budget, Found, Samples, Search, evidence_of, passes_of
+from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
+
+#: Steps of the search: a look at the undecided samples, and the proof on all of them.
+_PROBE, _CONFIRM = "probe", "confirm"
+_EVIDENCE = "evidence"
+# Iterations of the first confirmation, in units of those that the trials needed.
+_MARGIN = 1.25
 
 
-def search_bound(network: nn.Module, samples: Samples, search: Search, study: Study, title: str) -> Found:
+@dataclass
+class _Known:
+    """What the study's finished trials tell."""
+
+    bounds: Bounds
+    probes: int
+    confirmations: list[FrozenTrial]
+    #: Of trials that reached the target: eps and iterations.
+    reached: list[tuple[float, int]]
+
+
+def search_bound(network: nn.Module, samples: Samples, search: Search, study: Study, title: str | None) -> Found:
     """Bisect eps over per-sample bounds, then confirm on every sample from scratch.
 
     Parameters
@@ -23,85 +45,209 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
     network, samples, search
         Victim, what is attacked, and how.
     study : Study
-        Its finished trials count; new ones are added to it.
-    title : str
-        Of the progress bar.
+        Its finished trials count; new ones are added to it, also by other processes at the same time.
+    title : str or None
+        Of the progress bar; None for none.
     """
-    eps_range = search.spec.space["eps"]
-    assert isinstance(eps_range, Range)
-    needed, longest = successes_needed(search.target_fooling_rate, len(samples)), search.longest()
-    bounds = Bounds(len(samples), eps_range.low, eps_range.high, needed)
-    study.sampler = BoundsSampler(bounds, search.seed)
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    for trial in done:
-        evidence = trial.user_attrs[EVIDENCE]
-        bounds.record(np.array(evidence["attacked"], int), trial.params["eps"], np.array(evidence["success"], bool))
-
-    def objective(trial: Trial) -> tuple[float, float]:
-        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=eps_range.log)
-        attacked, success, passes = _probe(network, samples, search, bounds, eps, longest)
-        reached = bounds.decision(eps)
-        trial.set_user_attr(EVIDENCE, {"attacked": attacked.tolist(), "success": success.tolist()})
-        trial.set_user_attr("passes", passes)
-        trial.set_user_attr("fooling_rate", bounds.successes(eps) / len(samples))
-        trial.set_user_attr("fooling_rate_at_most", bounds.at_most(eps) / len(samples))
-        trial.set_user_attr("reached", bool(reached))
-        trial.set_constraint("target_missed_by", float(needed - bounds.successes(eps)))
-        return eps, float(longest)
-
-    tried, spent = len(done), 0
-    with tqdm(total=search.trials, initial=tried, desc=title, unit="trial", leave=False) as progress:
+    with tqdm(total=search.trials, desc=title, unit="trial", leave=False, disable=title is None) as progress:
         while True:
-            while not bounds.settled(TOLERANCE) and tried < search.trials:
-                study.optimize(objective, n_trials=1)
-                tried += 1
-                progress.update()
-            _, reached = bounds.bracket()
-            bound = reached if np.isfinite(reached) else eps_range.high
-            outcome = search.strike(network, samples, eps=bound, max_iter=longest)
-            success = outcome.success.cpu().numpy()
-            bounds.record(np.arange(len(samples)), bound, success)
-            spent += passes_of(outcome)
-            # A bound that fails the confirmation was inferred wrongly: the next larger one that is known is held to it.
-            if success.sum() >= needed or bound >= eps_range.high:
+            reap(study)
+            known = _known(study, samples, search)
+            progress.update(known.probes - progress.n)
+            bounds = known.bounds
+            settled = bounds.settled(search.tolerance) or known.probes >= search.trials
+            if settled and (confirmed := _confirmed(known, search)):
+                return _found(known, confirmed)
+            if search.sampler == "bounds":
+                study.sampler = BoundsSampler(bounds, search.seed)
+            if settled:
+                _confirm(network, samples, search, study, known)
+            elif known.probes + len(underway(study, _PROBE)) >= search.trials:
+                wait()
+            else:
+                _probe(network, samples, search, study, bounds)
+
+
+def _eps(search: Search) -> Range:
+    searched = search.spec.space["eps"]
+    assert isinstance(searched, Range)
+    return searched
+
+
+def _known(study: Study, samples: Samples, search: Search) -> _Known:
+    """Read the finished trials, in their order."""
+    eps = _eps(search)
+    known = _Known(Bounds(len(samples), eps.low, eps.high, search.criterion), 0, [], [])
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        known.probes += trial.user_attrs[STEP] == _PROBE
+        if trial.user_attrs["reached"]:
+            known.reached.append((trial.values[0], int(trial.values[1])))
+        evidence = trial.user_attrs[_EVIDENCE]
+        if trial.user_attrs[STEP] == _CONFIRM:
+            known.confirmations.append(trial)
+        # What a shorter run failed to fool, the longest may.
+        attacked, success = np.array(evidence["attacked"], int), np.array(evidence["success"], bool)
+        shown = success | (trial.user_attrs[STEP] == _PROBE or trial.user_attrs["longest"])
+        first = np.array(evidence["first_success"], float)
+        known.bounds.record(attacked[shown], trial.params["eps"], success[shown], first[shown])
+    return known
+
+
+def _suggest_eps(trial: Trial, search: Search) -> None:
+    eps = _eps(search)
+    trial.suggest_float("eps", eps.low, eps.high, log=eps.log)
+
+
+def _suggest_both(trial: Trial, search: Search) -> None:
+    _suggest_eps(trial, search)
+    trial.suggest_int("max_iter", 1, search.longest())
+
+
+def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> None:
+    """Attack the samples that an eps leaves undecided, batch by batch, until the target is reached or lost."""
+    trial = take(study, _PROBE, partial(_suggest_eps, search=search))
+    if trial is None:
+        return
+    eps, longest = trial.params["eps"], search.longest()
+    attacked, success, first = np.empty(0, int), np.empty(0, bool), np.empty(0, int)
+    passes = 0
+    with working(study, trial):
+        undecided = bounds.undecided(eps)
+        # So few failures lose the target that a hopeless eps, which costs whole runs, shows on a small batch.
+        failures = len(samples) - successes_needed(search.criterion.target, len(samples)) + 1
+        size = min(search.batch_size, 2 * failures)
+        for i in range(0, len(undecided), size):
+            # An area is one of all samples.
+            if search.criterion.name == "fooling_rate" and bounds.decision(eps) is not None:
                 break
-    iterations = _fewest_iterations(outcome, needed, search)
-    if search.spec.shorter_runs == "iterates" and iterations < longest:
-        outcome = search.strike(network, samples, eps=bound, max_iter=iterations)
-        spent += passes_of(outcome)
-    missed = bounds.bracket()[0] or None
-    return Found(Budget(bound, iterations, {}), evidence_of(outcome), missed, spent, bounds.contradictions)
+            batch = undecided[i : i + size]
+            outcome = search.scout(network, samples.take(batch), eps=eps, max_iter=longest)
+            fooled, firsts = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
+            bounds.record(batch, eps, fooled, firsts)
+            attacked, success = np.append(attacked, batch), np.append(success, fooled)
+            first = np.append(first, firsts)
+            passes += passes_of(outcome)
+        evidence = {"attacked": attacked.tolist(), "success": success.tolist(), "first_success": first.tolist()}
+        reached = bounds.decision(eps) is True
+        iterations = _iterations(bounds.iterations(eps), search) if reached else longest
+        _tell(study, trial, search, evidence, bounds.fooled_at, bounds.resisting(), iterations, passes)
 
 
-def _probe(
-    network: nn.Module, samples: Samples, search: Search, bounds: Bounds, eps: float, longest: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Attack the samples that ``eps`` leaves undecided, batch by batch, until the target is reached or lost."""
-    attacked, success, passes = [], [], 0
-    undecided = bounds.undecided(eps)
-    # So few failures lose the target that a hopeless eps, which costs whole runs, shows on a small batch.
-    size = min(search.batch_size, 2 * (len(samples) - bounds.needed + 1))
-    for i in range(0, len(undecided), size):
-        if bounds.decision(eps) is not None:
-            break
-        batch = undecided[i : i + size]
-        outcome = search.strike(network, samples.take(batch), eps=eps, max_iter=longest)
-        fooled = outcome.success.cpu().numpy()
-        bounds.record(batch, eps, fooled)
-        attacked.append(batch)
-        success.append(fooled)
-        passes += passes_of(outcome)
-    if not attacked:
-        return np.empty(0, int), np.empty(0, bool), 0
-    return np.concatenate(attacked), np.concatenate(success), passes
+def _iterations(fewest: np.ndarray, search: Search) -> int:
+    """How many iterations reach the target, if these are the fewest that fool each sample; at most the longest run."""
+    if search.criterion.name == "auc":  # every sample's smallest perturbation counts
+        fewest = fewest[np.isfinite(fewest)]
+        enough = fewest.max(initial=1)
+    else:
+        enough = search.criterion.smallest_bound(fewest)
+    return int(min(max(enough, 1), search.longest()))
 
 
-def _fewest_iterations(outcome: AttackOutcome, needed: int, search: Search) -> int:
-    """Fewest iterations that reach the target at the outcome's eps; the longest run if it does not."""
-    if int(outcome.success.sum()) < needed:
-        return search.longest()
+def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study, known: _Known) -> None:
+    """Attack every sample from scratch at the smallest eps known to reach the target."""
+    bounds, longest = known.bounds, search.longest()
+    eps = _to_confirm(known)
+    max_iter = min(int(np.ceil(_MARGIN * _iterations(bounds.iterations(eps), search))), longest)
+    # An area is that of the longest runs.
+    if search.criterion.name == "auc" or any(trial.params["eps"] == eps for trial in known.confirmations):
+        max_iter = longest
+    trial = take(study, _CONFIRM, partial(_suggest_both, search=search), {"eps": eps, "max_iter": max_iter})
+    if trial is None:
+        return
+    with working(study, trial):
+        outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
+        passes = passes_of(outcome)
+        iterations, success = _fewest_iterations(outcome, search, max_iter)
+        if outcome.success_at is not None and iterations < max_iter:
+            # An attack that goes on after a success ends with the iterate that its budget ends with.
+            outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
+            success = outcome.success.cpu().numpy()
+            passes += passes_of(outcome)
+        evidence = {**evidence_of(outcome), "success": success.tolist(), "attacked": list(range(len(samples)))}
+        fooled_at = np.where(success, eps, np.inf)
+        if search.criterion.name == "auc":
+            bounds.record(np.arange(len(samples)), eps, success, outcome.first_success.cpu().numpy())
+            fooled_at = bounds.fooled_at
+        trial.set_user_attr("longest", max_iter == longest)
+        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes)
+
+
+def _to_confirm(known: _Known) -> float:
+    """The smallest eps that is known to reach the target and has not failed to; the largest of all if there is none."""
+    bounds = known.bounds
+    lost = [t.params["eps"] for t in known.confirmations if t.user_attrs["longest"] and not t.user_attrs["reached"]]
+    reached = bounds.bracket()[1]
+    if not lost or reached > max(lost):
+        return float(np.clip(reached, bounds.low, bounds.high))
+    above = [eps for eps in bounds.tried() if eps > max(lost)]
+    return min(above, default=bounds.high)
+
+
+def _fewest_iterations(outcome: AttackOutcome, search: Search, max_iter: int) -> tuple[int, np.ndarray]:
+    """Fewest iterations that reach the target in a run, or all of them, and whom they fool."""
     if outcome.success_at is not None:
-        per_iterate = outcome.success_at.sum(0).cpu().numpy()
-        return int(np.flatnonzero(per_iterate >= needed)[0]) + 1
-    first = outcome.first_success[outcome.success].cpu().numpy()
-    return max(1, int(np.sort(first)[needed - 1]))
+        per_iterate = outcome.success_at.cpu().numpy()
+        fooled = per_iterate.sum(0)
+        enough = (
+            len(per_iterate)
+            if search.criterion.name == "auc"
+            else successes_needed(search.criterion.target, len(per_iterate))
+        )
+        best = int((fooled >= min(enough, fooled.max())).argmax())
+        return best + 1, per_iterate[:, best]
+    success, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
+    iterations = min(_iterations(np.where(success, first, np.inf), search), max_iter)
+    return iterations, success & (first <= iterations)
+
+
+def _tell(
+    study: Study,
+    trial: Trial,
+    search: Search,
+    evidence: Evidence,
+    fooled_at: np.ndarray,
+    resisted_at: np.ndarray,
+    iterations: int,
+    passes: int,
+) -> None:
+    """Finish a trial."""
+    eps = trial.params["eps"]
+    missed_by = search.criterion.missed_by(fooled_at, eps)
+    trial.set_user_attr(_EVIDENCE, evidence)
+    trial.set_user_attr("passes", passes)
+    trial.set_user_attr("fooling_rate", float((fooled_at <= eps).mean()))
+    trial.set_user_attr("fooling_rate_at_most", float((resisted_at <= eps).mean()))
+    trial.set_user_attr("reached", bool(missed_by <= 0))
+    trial.set_constraint("target_missed_by", missed_by)
+    study.tell(trial, (eps, float(iterations)), skip_if_finished=True)
+
+
+def _confirmed(known: _Known, search: Search) -> FrozenTrial | None:
+    """The confirmation that ends the search, if there is one."""
+    bounds = known.bounds
+    missed, _ = bounds.bracket()
+    eps = _to_confirm(known)
+    reached = [trial for trial in known.confirmations if trial.user_attrs["reached"]]
+    if reached:
+        smallest = min(reached, key=lambda trial: (trial.params["eps"], trial.number))
+        near = max(missed, bounds.low) * (1 + search.tolerance) if bounds.settled(search.tolerance) else np.inf
+        if smallest.params["eps"] <= max(eps, near):
+            return smallest
+    hopeless = [t for t in known.confirmations if t.user_attrs["longest"] and t.params["eps"] == bounds.high]
+    return hopeless[0] if hopeless and eps == bounds.high else None
+
+
+def _found(known: _Known, confirmed: FrozenTrial) -> Found:
+    bounds, reached = known.bounds, confirmed.user_attrs["reached"]
+    budget = Budget(confirmed.params["eps"], int(confirmed.values[1]), {})
+    larger = [point for point in known.reached if point[0] > budget.bound]
+    return Found(
+        budget,
+        reached,
+        confirmed.user_attrs[_EVIDENCE],
+        bounds.fooled_at,
+        bounds.resisted_at,
+        pareto([(budget.bound, budget.iterations), *larger]) if reached else [],
+        bounds.bracket()[0] or None,
+        bounds.contradictions,
+    )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from advtrack.search.criterion import Criterion
+
 #: Ratio of successive eps while none is known to miss the target; ours.
 _STRIDE = 4.0
-
-
-def successes_needed(target_fooling_rate: float, samples: int) -> int:
-    """Successes that reach a target fooling rate: ceil(target x samples), at least one."""
-    # A product such as 0.9 * 10 may lie a rounding error above the whole number it means.
-    return max(1, math.ceil(round(target_fooling_rate * samples, 9)))
 
 
 class Bounds:
@@ -28,62 +24,122 @@ class Bounds:
         Number of samples.
     low, high : float
         Interval of eps that is searched.
-    needed : int
-        Successes that reach the target.
+    criterion : Criterion
+        What the samples have to show together.
     """
 
-    def __init__(self, samples: int, low: float, high: float, needed: int) -> None:
+    def __init__(self, samples: int, low: float, high: float, criterion: Criterion) -> None:
         self.fooled_at = np.full(samples, np.inf)
         self.resisted_at = np.zeros(samples)
-        self.low, self.high, self.needed = low, high, needed
+        self.low, self.high, self.criterion = low, high, criterion
         self.contradictions = 0
+        self._fooled: list[tuple[float, np.ndarray, np.ndarray]] = []  # eps, whom, at which iteration
+        self._resisted: list[tuple[float, np.ndarray]] = []
+
+    def tried(self) -> list[float]:
+        """Every eps of which something is recorded, in order."""
+        return sorted({eps for eps, *_ in self._fooled})
 
     def undecided(self, eps: float) -> np.ndarray:
         """Indices of samples whose fate at ``eps`` is not known."""
         return np.flatnonzero((self.fooled_at > eps) & (self.resisted_at < eps))
 
-    def record(self, indices: np.ndarray, eps: float, success: np.ndarray) -> None:
+    def record(self, indices: np.ndarray, eps: float, success: np.ndarray, first_success: np.ndarray) -> None:
         """Take in what a run at ``eps`` showed of the samples ``indices``; what it contradicts is withdrawn."""
         fooled, resisted = indices[success], indices[~success]
-        self.contradictions += int((self.resisted_at[fooled] >= eps).sum() + (self.fooled_at[resisted] <= eps).sum())
-        self.resisted_at[fooled[self.resisted_at[fooled] >= eps]] = 0.0
-        self.fooled_at[resisted[self.fooled_at[resisted] <= eps]] = np.inf
+        fell, stood = fooled[self.resisted_at[fooled] >= eps], resisted[self.fooled_at[resisted] <= eps]
+        self.contradictions += len(fell) + len(stood)
+        self.resisted_at[fell] = self._largest_resisted(fell, eps)
+        self.fooled_at[stood] = self._smallest_fooled(stood, eps)
         self.fooled_at[fooled] = np.minimum(self.fooled_at[fooled], eps)
         self.resisted_at[resisted] = np.maximum(self.resisted_at[resisted], eps)
+        self._fooled.append((eps, fooled, first_success[success]))
+        self._resisted.append((eps, resisted))
 
-    def successes(self, eps: float) -> int:
-        """Samples known to be fooled at ``eps``."""
-        return int((self.fooled_at <= eps).sum())
+    def _largest_resisted(self, indices: np.ndarray, below: float) -> np.ndarray:
+        """The largest eps below one that each of these samples has resisted; 0 for none."""
+        largest = np.zeros_like(self.resisted_at)
+        for eps, resisted in self._resisted:
+            if eps < below:
+                largest[resisted] = np.maximum(largest[resisted], eps)
+        return largest[indices]
 
-    def at_most(self, eps: float) -> int:
-        """Samples not known to resist at ``eps``."""
-        return int((self.resisted_at < eps).sum())
+    def _smallest_fooled(self, indices: np.ndarray, above: float) -> np.ndarray:
+        """The smallest eps above one at which each of these samples was fooled; infinite for none."""
+        smallest = np.full_like(self.fooled_at, np.inf)
+        for eps, fooled, _ in self._fooled:
+            if eps > above:
+                smallest[fooled] = np.minimum(smallest[fooled], eps)
+        return smallest[indices]
+
+    def iterations(self, eps: float) -> np.ndarray:
+        """The fewest iterations that are known to fool each sample at ``eps`` or below; infinite where none are."""
+        fewest = np.full(len(self.fooled_at), np.inf)
+        for tried, fooled, first in self._fooled:
+            if tried <= eps:
+                fewest[fooled] = np.minimum(fewest[fooled], first)
+        return fewest
 
     def decision(self, eps: float) -> bool | None:
         """Whether ``eps`` reaches the target; None while it is open."""
-        if self.successes(eps) >= self.needed:
+        if self.criterion.missed_by(self.fooled_at, eps) <= 0:
             return True
-        if self.at_most(eps) < self.needed:
+        if self.criterion.missed_by(self.resisting(), eps) > 0:
             return False
         return None
 
+    def resisting(self) -> np.ndarray:
+        """The smallest perturbations that the samples may have: just above what they are known to resist."""
+        return np.nextafter(self.resisted_at, np.inf)
+
     def bracket(self) -> tuple[float, float]:
         """(largest eps known to miss the target, smallest known to reach it); (0, inf) while nothing is known."""
-        return float(np.sort(self.resisted_at)[self.needed - 1]), float(np.sort(self.fooled_at)[self.needed - 1])
+        return self.criterion.smallest_bound(self._lower()), self.criterion.smallest_bound(self.fooled_at)
 
-    def proposal(self) -> float:
-        """The eps to try next: the largest first, down in strides until one misses, then the bracket's middle.
+    def _lower(self) -> np.ndarray:
+        """The smallest perturbations that count as possible; an area takes those below the interval for its end."""
+        if self.criterion.name == "fooling_rate":
+            return self.resisted_at
+        return np.minimum(np.maximum(self.resisted_at, self.low), self.fooled_at)
 
-        Runs at a large eps end early, those at a hopeless one are as long as can be. Strides from above meet one or
-        two of the latter; halving the whole interval would begin with them.
+    def proposal(self, running: Sequence[float] = ()) -> float:
+        """The eps to try next, beside those that other processes are trying.
+
+        The largest first, then down in strides until some miss; then where most is learned. Runs at a large eps end
+        early, those at a hopeless one are as long as can be. Strides from above meet one or two of the latter; halving
+        the whole interval would begin with them.
         """
         missed, reached = self.bracket()
-        if reached == np.inf:
-            return self.high
-        middle = float(np.sqrt(max(missed, self.low) * reached))
-        return middle if missed > 0 else max(reached / _STRIDE, self.low)
+        if self.criterion.smallest_bound(self.resisted_at) == 0:
+            tried = {*self.tried(), *running}
+            eps = max(min(tried) / _STRIDE, self.low) if tried else self.high
+            if eps not in tried:
+                return eps
+        low, high = max(missed, self.low), min(reached, self.high)
+        if self.criterion.name == "fooling_rate":
+            return _middle_of_the_widest_gap(low, high, running)
+        return self._most_telling(high, running)
+
+    def _most_telling(self, high: float, running: Sequence[float]) -> float:
+        """The eps that is sure to shorten the samples' intervals up to ``high`` the most, all together."""
+        known = np.array([*running, np.inf])
+        lower, upper = np.maximum(self.resisted_at, self.low), np.minimum(self.fooled_at, high)
+        # What another process is trying will be known on one side or the other.
+        lower = np.maximum(lower, np.where(known < upper[:, None], known, 0).max(1))
+        middles = np.unique((lower + upper)[lower < upper] / 2)
+        if not len(middles):
+            return _middle_of_the_widest_gap(self.low, high, running)
+        gained = np.minimum(middles[:, None] - lower, upper - middles[:, None]).clip(min=0).sum(1)
+        return float(middles[gained.argmax()])
 
     def settled(self, tolerance: float) -> bool:
         """Whether the bracket is narrower than ``tolerance`` (relative), or an end of the interval decides."""
         missed, reached = self.bracket()
         return missed >= self.high or reached <= max(missed, self.low) * (1 + tolerance)
+
+
+def _middle_of_the_widest_gap(low: float, high: float, between: Sequence[float]) -> float:
+    """The geometric middle of the widest of the intervals into which others cut ``low`` to ``high``."""
+    ends = np.array([low, *sorted(eps for eps in between if low < eps < high), high])
+    widest = int((ends[1:] / ends[:-1]).argmax())
+    return float(np.sqrt(ends[widest] * ends[widest + 1]))

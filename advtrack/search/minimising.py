@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 from tqdm import tqdm
 
-from advtrack.search.bounds import successes_needed
-from advtrack.search.space import EVIDENCE, TOLERANCE, Budget, Evidence, Found, Samples, Search, evidence_of, passes_of
+from advtrack.search.claims import reap, take, underway, working
+from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
+
+#: The only step of the search.
+_RUN = "run"
+_EVIDENCE = "evidence"
 
 
-def search_settings(network: nn.Module, samples: Samples, search: Search, study: Study, title: str) -> Found:
+@dataclass(frozen=True)
+class _Run:
+    """What one run of the attack allows.
+
+    ``reached`` are the bounds and iterations that reach the target, ``distances`` the samples' perturbations, infinite
+    where it failed.
+    """
+
+    budget: Budget
+    distances: np.ndarray
+    reached: list[tuple[float, int]]
+
+
+def search_settings(network: nn.Module, samples: Samples, search: Search, study: Study, title: str | None) -> Found:
     """Run the attack with each setting of its grid; the smallest bound that reaches the target is the budget.
 
     Parameters
@@ -20,40 +40,93 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
     network, samples, search
         Victim, what is attacked, and how.
     study : Study
-        Its finished trials count; new ones are added to it.
-    title : str
-        Of the progress bar.
+        Its finished trials count; new ones are added to it, also by other processes at the same time.
+    title : str or None
+        Of the progress bar; None for none.
     """
-    needed, longest = successes_needed(search.target_fooling_rate, len(samples)), search.longest()
     grid = search.grid()[: search.trials]
+    in_turn = search.sampler == "bounds"
+    with tqdm(total=len(grid), desc=title, unit="trial", leave=False, disable=title is None) as progress:
+        while True:
+            reap(study)
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            done = [_settings_of(trial, search) for trial in finished]
+            running = [_settings_of(trial, search) for trial in underway(study, _RUN)]
+            left = [settings for settings in search.grid() if settings not in done]
+            progress.update(len(done) - progress.n)
+            if not left or len(done) >= len(grid):
+                return _found(finished, search, samples)
+            fixed = next((settings for settings in left if settings not in running), left[0]) if in_turn else None
+            trial = take(study, _RUN, lambda trial: _suggest(trial, search), fixed)
+            # A sampler that proposes what is done already is helped out.
+            in_turn = search.sampler == "bounds" or trial is None
+            if trial is not None:
+                with working(study, trial):
+                    _attack(network, samples, search, study, trial)
 
-    def objective(trial: Trial) -> tuple[float, float]:
-        settings = _suggest(trial, search)
-        outcome = search.strike(network, samples, **{"max_iter": longest, **settings})
-        evidence = evidence_of(outcome)
-        budget, success = _smallest(evidence, needed, search, settings, samples)
-        trial.set_user_attr(EVIDENCE, evidence)
-        trial.set_user_attr("longest", int(settings.get("max_iter", longest)))
-        trial.set_user_attr("passes", passes_of(outcome))
-        trial.set_user_attr("fooling_rate", float(success.mean()))
-        trial.set_user_attr("fooling_rate_at_most", float(success.mean()))
-        trial.set_user_attr("reached", bool(success.sum() >= needed))
-        trial.set_constraint("target_missed_by", float(needed - success.sum()))
-        return budget.bound, float(budget.iterations)
 
-    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):  # enqueued by a search that was killed
-        study.optimize(objective, n_trials=1)
-    with tqdm(total=len(grid), desc=title, unit="trial", leave=False) as progress:
-        for settings in grid:
-            finished = [_settings_of(t, search) for t in study.get_trials(states=(TrialState.COMPLETE,))]
-            if settings not in finished:
-                study.enqueue_trial(settings)
-                study.optimize(objective, n_trials=1)
-            progress.update()
-    best = _headline(study.get_trials(states=(TrialState.COMPLETE,)))
-    evidence = best.user_attrs[EVIDENCE]
-    budget, success = _smallest(evidence, needed, search, _settings_of(best, search), samples)
-    return Found(budget, {**evidence, "success": success.tolist()})
+def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, trial: Trial) -> None:
+    settings = _settings_of(trial, search)
+    longest = int(settings.get("max_iter", search.longest()))
+    outcome = search.strike(network, samples, **{"max_iter": longest, **settings})
+    evidence = evidence_of(outcome)
+    run = _run(evidence, search, settings, samples)
+    score = float((run.distances <= run.budget.bound).mean())
+    trial.set_user_attr(_EVIDENCE, evidence)
+    trial.set_user_attr("longest", longest)
+    trial.set_user_attr("passes", passes_of(outcome))
+    trial.set_user_attr("fooling_rate", score)
+    trial.set_user_attr("fooling_rate_at_most", score)
+    trial.set_user_attr("reached", bool(run.reached))
+    trial.set_constraint("target_missed_by", search.criterion.missed_by(run.distances, run.budget.bound))
+    study.tell(trial, (run.budget.bound, float(run.budget.iterations)), skip_if_finished=True)
+
+
+def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples: Samples) -> _Run:
+    """The smallest budget that one run allows; the widest, with all its iterations, if it misses the target."""
+    success = np.array(evidence["success"], bool)
+    distances = np.where(success, np.array(evidence[search.spec.norm], float), np.inf)
+    longest = int(settings.get("max_iter", search.longest()))
+    reached = []
+    # Runs stopped earlier are read off this one where its first successes tell of them.
+    first = np.array(evidence["first_success"], int) if search.spec.shorter_runs == "first_success" else None
+    for iterations in [longest] if first is None else np.unique(np.maximum(first[success], 1)):
+        within = distances if first is None else np.where(first <= iterations, distances, np.inf)
+        bound = search.criterion.smallest_bound(within)
+        if np.isfinite(bound):
+            reached.append((bound, int(iterations)))
+    bound, iterations = min(reached, default=(search.largest(samples.x), longest))
+    others = {name: value for name, value in settings.items() if name != "max_iter"}
+    return _Run(Budget(bound, int(iterations), others), distances, reached)
+
+
+def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Found:
+    """Smallest bound among trials that reached the target, fewest iterations among equals; else the highest rate."""
+    runs = {
+        trial.number: _run(trial.user_attrs[_EVIDENCE], search, _settings_of(trial, search), samples)
+        for trial in finished
+    }
+    reached = [trial for trial in finished if trial.user_attrs["reached"]]
+    if reached:
+        smallest = min(trial.values[0] for trial in reached)
+        equal = [trial for trial in reached if trial.values[0] <= smallest * (1 + search.tolerance)]
+        best = min(equal, key=lambda trial: (trial.values[1], trial.values[0], trial.number))
+    else:
+        best = max(finished, key=lambda trial: (trial.user_attrs["fooling_rate"], -trial.number))
+    run, evidence = runs[best.number], best.user_attrs[_EVIDENCE]
+    success = run.distances <= run.budget.bound
+    if search.spec.shorter_runs == "first_success":
+        success &= np.array(evidence["first_success"], int) <= run.budget.iterations
+    # The attack's own perturbation is the smallest that it knows.
+    nearest = np.min([one.distances for one in runs.values()], axis=0)
+    return Found(
+        run.budget,
+        bool(reached),
+        {**evidence, "success": success.tolist()},
+        nearest,
+        nearest,
+        pareto(point for one in runs.values() for point in one.reached),
+    )
 
 
 def transferred(network: nn.Module, samples: Samples, search: Search, budget: Budget, own: Study) -> np.ndarray:
@@ -63,7 +136,7 @@ def transferred(network: nn.Module, samples: Samples, search: Search, budget: Bu
         longest = trial.user_attrs["longest"]
         tells_shorter = search.spec.shorter_runs == "first_success" and longest > budget.iterations
         if settings == budget.settings and (tells_shorter or longest == budget.iterations):
-            evidence = trial.user_attrs[EVIDENCE]
+            evidence = trial.user_attrs[_EVIDENCE]
             break
     else:
         outcome = search.strike(network, samples, max_iter=budget.iterations, **budget.settings)
@@ -74,36 +147,11 @@ def transferred(network: nn.Module, samples: Samples, search: Search, budget: Bu
     return within
 
 
-def _smallest(
-    evidence: Evidence, needed: int, search: Search, settings: dict[str, float], samples: Samples
-) -> tuple[Budget, np.ndarray]:
-    """The budget one norm-minimising run allows, and the success of each sample within it."""
-    success, norm = np.array(evidence["success"], bool), np.array(evidence[search.spec.norm])
-    reached = success.sum() >= needed
-    bound = float(np.sort(norm[success])[needed - 1]) if reached else search.widest(samples.x)
-    within = success & (norm <= bound)
-    others = {name: value for name, value in settings.items() if name != "max_iter"}
-    iterations = int(settings.get("max_iter", search.longest()))
-    if search.spec.shorter_runs == "first_success" and reached:
-        # Every sample within the bound is fooled by its own first success; the last of them sets the iterations.
-        iterations = max(1, int(np.array(evidence["first_success"])[within].max()))
-    return Budget(bound, iterations, others), within
+def _suggest(trial: Trial, search: Search) -> None:
+    for name in search.grid()[0]:
+        trial.suggest_categorical(name, sorted({settings[name] for settings in search.grid()}))
 
 
-def _headline(trials: list[FrozenTrial]) -> FrozenTrial:
-    """Smallest bound among trials that reached the target, fewest iterations among equals; else the highest rate."""
-    reached = [trial for trial in trials if trial.user_attrs["reached"]]
-    if not reached:
-        return max(trials, key=lambda trial: trial.user_attrs["fooling_rate"])
-    smallest = min(trial.values[0] for trial in reached)
-    equal = [trial for trial in reached if trial.values[0] <= smallest * (1 + TOLERANCE)]
-    return min(equal, key=lambda trial: (trial.values[1], trial.values[0]))
-
-
-def _suggest(trial: Trial, search: Search) -> dict[str, float]:
-    names = search.grid()[0]
-    return {name: trial.suggest_categorical(name, sorted({s[name] for s in search.grid()})) for name in names}
-
-
-def _settings_of(trial: FrozenTrial, search: Search) -> dict[str, float]:
-    return {name: trial.params[name] for name in search.grid()[0]}
+def _settings_of(trial: Trial | FrozenTrial, search: Search) -> dict[str, Any]:
+    """The setting of a trial; None for what it has not chosen yet."""
+    return {name: trial.params.get(name) for name in search.grid()[0]}

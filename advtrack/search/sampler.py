@@ -1,19 +1,31 @@
-"""An Optuna sampler that asks the per-sample bounds where to look next."""
+"""Who proposes the next trial: an Optuna sampler that asks the per-sample bounds, or one of Optuna's own."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from advtrack.search.bounds import Bounds
+
+SamplerName = Literal["bounds", "tpe", "gp", "random"]
+
+
+def optuna_sampler(name: SamplerName, seed: int) -> BaseSampler:
+    """One of Optuna's samplers; random where the bounds propose, who leave nothing to it but their seed's choices.
+
+    TPE and GP learn from the constraint that a trial which misses the target violates.
+    """
+    return {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler, "bounds": RandomSampler}[name](seed=seed)
 
 
 class BoundsSampler(BaseSampler):
     """Proposes ``eps`` by bisection over what the samples have shown; anything else at random.
+
+    Processes that search at the same time divide the interval between them: trials that run count as known.
 
     Parameters
     ----------
@@ -41,6 +53,7 @@ class BoundsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The bounds' proposal for ``eps``."""
-        if param_name == "eps":
-            return self._bounds.proposal()
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
+        if param_name != "eps":
+            return self._random.sample_independent(study, trial, param_name, param_distribution)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self._bounds.proposal([t.params["eps"] for t in running if "eps" in t.params])

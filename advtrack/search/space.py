@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,10 @@ from advtrack.attacks import ATTACKS
 from advtrack.attacks.base import Attack, Choices, Range
 from advtrack.attacks.batches import Precision, in_batches
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.search.criterion import Criterion
+from advtrack.search.sampler import SamplerName
 
-#: Budgets closer than this (relative) count as equal; ours.
-TOLERANCE = 0.05
 NORMS = ("l0", "l2", "linf")
-#: The attribute of a trial that keeps what its samples showed.
-EVIDENCE = "evidence"
 #: Facts by name, one value per sample, in the plain types that a study keeps.
 Evidence = dict[str, list[Any]]
 
@@ -75,69 +74,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class BudgetResult:
-    """What a search found.
-
-    Attributes
-    ----------
-    attack, norm : str
-        The attack and its own norm.
-    budget : Budget
-        The budget.
-    target_fooling_rate, fooling_rate : float
-        Asked for; confirmed at the budget.
-    reached : bool
-        Whether the target was reached.
-    success : ndarray of bool, shape (N,)
-        Per sample, at the budget.
-    first_success : ndarray of int, shape (N,)
-        Per sample, -1 for none.
-    norms : dict of str to ndarray, shape (N,)
-        l0, l2 and linf per sample; of failures, of the last iterate.
-    failures_count_as : float
-        The largest perturbation, own norm, that a failure was allowed; NaN where nothing bounds it.
-    missed_at : float or None
-        The largest bound known to miss the target, of a search that bisects.
-    passes : int
-        Forward plus backward passes of all trials and the confirmation.
-    contradictions : int
-        Samples whose confirmed outcome differed from the inferred one.
-    trials : list of dict
-        Per trial: number, bound, iterations, settings, and the fooling rate as far as it shows: a trial that is decided
-        early leaves samples out, so that the rate lies between ``fooling_rate`` and ``fooling_rate_at_most``.
-    study_name : str
-        In the storage.
-    """
-
-    attack: str
-    norm: str
-    budget: Budget
-    target_fooling_rate: float
-    fooling_rate: float
-    reached: bool
-    success: np.ndarray
-    first_success: np.ndarray
-    norms: dict[str, np.ndarray]
-    failures_count_as: float
-    missed_at: float | None
-    passes: int
-    contradictions: int
-    trials: list[dict[str, Any]]
-    study_name: str
-
-    def perturbation(self) -> float:
-        """Mean perturbation in the own norm (Eq. 14), of successes; unreached, a lower bound: failures count too."""
-        own = self.norms[self.norm]
-        if not self.reached:
-            return float(np.where(self.success, own, self.failures_count_as).mean())
-        return float(own[self.success].mean())
-
-    def mean_norms(self) -> dict[str, float]:
-        """Mean l0, l2 and linf of the successes; NaN if there are none."""
-        return {n: float(v[self.success].mean()) if self.success.any() else math.nan for n, v in self.norms.items()}
-
-
-@dataclass(frozen=True)
 class Search:
     """How a budget is searched.
 
@@ -145,14 +81,19 @@ class Search:
     ----------
     attack : str
         Name of the attack.
-    target_fooling_rate : float
-        In (0, 1].
+    criterion : Criterion
+        What the budget has to reach.
     trials : int
-        At most this many.
+        At most this many; confirmations come on top.
     seed : int
         Of the attack's and the sampler's random draws.
     max_iter : int
         Cap on the attack's iterations; 0 for its own largest.
+    tolerance : float
+        Perturbation bounds closer than this (relative) count as equal. 5% by default is ours.
+    sampler : {'bounds', 'tpe', 'gp', 'random'}
+        Who proposes: what the samples have shown, or one of Optuna's samplers. What the samples have shown decides in
+        any case whom a trial still has to attack.
     batch_size : int
         Samples attacked at once, as long as the device's memory holds them.
     precision : {'fp32', 'bf16'}
@@ -160,10 +101,12 @@ class Search:
     """
 
     attack: str
-    target_fooling_rate: float
+    criterion: Criterion
     trials: int
     seed: int
     max_iter: int = 0
+    tolerance: float = 0.05
+    sampler: SamplerName = "bounds"
     batch_size: int = 32
     precision: Precision = "fp32"
 
@@ -188,11 +131,6 @@ class Search:
             choices["max_iter"] = allowed or (self.longest(),)
         return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
-    def widest(self, x: Tensor) -> float:
-        """The norm that no perturbation of inputs like ``x`` exceeds, in the attack's own norm."""
-        features = float(x[0].numel())
-        return {"l0": features, "l2": math.sqrt(features), "linf": 1.0}[self.spec.norm]
-
     def failures_count_as(self) -> float:
         """The largest perturbation a failure was allowed, which fooling it takes more than; NaN where nothing is known.
 
@@ -204,12 +142,29 @@ class Search:
             return eps.high
         return float(self.longest()) if self.spec.norm == "l0" else math.nan
 
+    def largest(self, x: Tensor) -> float:
+        """The largest perturbation of inputs like ``x`` that is searched, in the attack's own norm.
+
+        Where nothing bounds the attack, that is the norm that no perturbation exceeds.
+        """
+        allowed = self.failures_count_as()
+        features = float(x[0].numel())
+        widest = {"l0": features, "l2": math.sqrt(features), "linf": 1.0}[self.spec.norm]
+        return widest if math.isnan(allowed) else min(allowed, widest)
+
     def strike(self, network: nn.Module, samples: Samples, **params: Any) -> AttackOutcome:
         """Run the attack once on these samples."""
-        labels = samples.target if self.spec.targets else samples.y
-        extra: dict[str, Any] = {"start": samples.start, "seed": self.seed} if self.spec.starts else {}
-        running: dict[str, Any] = {"targeted": self.spec.targets, "precision": self.precision}
-        return in_batches(self.spec.native, network, samples.x, labels, self.batch_size, **running, **params, **extra)
+        return self._run(self.spec, network, samples, params)
+
+    def scout(self, network: nn.Module, samples: Samples, **params: Any) -> AttackOutcome:
+        """Run the attack up to each sample's first success, also if it is one that would go on."""
+        return self._run(self.spec.until_success or self.spec, network, samples, params)
+
+    def _run(self, spec: type[Attack], network: nn.Module, samples: Samples, params: dict[str, Any]) -> AttackOutcome:
+        labels = samples.target if spec.targets else samples.y
+        extra: dict[str, Any] = {"start": samples.start, "seed": self.seed} if spec.starts else {}
+        running: dict[str, Any] = {"targeted": spec.targets, "precision": self.precision}
+        return in_batches(spec.native, network, samples.x, labels, self.batch_size, **running, **params, **extra)
 
 
 @dataclass(frozen=True)
@@ -220,21 +175,39 @@ class Found:
     ----------
     budget : Budget
         The smallest that reaches the target, or the largest tried.
+    reached : bool
+        Whether it does.
     evidence : Evidence
         What the samples showed at that budget.
+    fooled_at, resisted_at : ndarray, shape (N,)
+        Between which bounds each sample's minimal perturbation lies, as far as the search went: it was fooled at the
+        one (infinite: never), and not below the other.
+    front : list of (float, int)
+        Bounds and iterations that reach the target, none of which is better than another in both. But for the budget
+        itself they are what the trials showed, not confirmed.
     missed_at : float or None
         The largest bound known to miss the target, of a search that bisects.
-    passes : int
-        Forward plus backward passes spent outside of trials.
     contradictions : int
-        Samples whose confirmed outcome differed from the inferred one.
+        Samples that showed other than what had been inferred.
     """
 
     budget: Budget
+    reached: bool
     evidence: Evidence
+    fooled_at: np.ndarray
+    resisted_at: np.ndarray
+    front: list[tuple[float, int]]
     missed_at: float | None = None
-    passes: int = 0
     contradictions: int = 0
+
+
+def pareto(points: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
+    """The points that no other one equals or betters in both values, by the first of them."""
+    front: list[tuple[float, int]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
 
 
 def longest_run(attack: type[Attack]) -> int:

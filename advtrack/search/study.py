@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import RandomSampler
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.storages import BaseStorage as Storage
+from optuna.storages import JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import TrialState
 from optuna_dashboard import save_note
+from optuna_dashboard.artifact import get_artifact_path
 from torch import nn
 
 from advtrack.errors import InputError, reason
 from advtrack.search.bounded import search_bound
-from advtrack.search.bounds import successes_needed
+from advtrack.search.claims import STEP, reap
 from advtrack.search.minimising import search_settings, transferred
-from advtrack.search.space import NORMS, Budget, BudgetResult, Found, Samples, Search
+from advtrack.search.result import BudgetResult
+from advtrack.search.sampler import optuna_sampler
+from advtrack.search.space import NORMS, Budget, Found, Samples, Search
+from advtrack.search.workers import helped
+
+logger = logging.getLogger("advtrack")
+
+_JOURNAL = "journal:///"
+# Seconds to wait for another process's write, of which SQLite allows one at a time.
+_PATIENCE = 60
 
 
 def open_storage(url: str) -> Storage:
-    """Open, or create, the storage of studies.
+    """Open, or create, the storage of studies: a database (``sqlite:///...``) or a file (``journal:///path``).
 
     Raises
     ------
@@ -32,16 +50,42 @@ def open_storage(url: str) -> Storage:
         The URL names no storage, or it cannot be used.
     """
     try:
-        return optuna.storages.get_storage(url)
+        try:
+            return _opened(url)
+        except Exception as error:
+            if "already exists" not in str(error):
+                raise
+            time.sleep(2)  # another process is making the tables at this very moment
+            return _opened(url)
     except Exception as error:  # each database driver raises its own
         raise InputError(
             f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
         ) from error
 
 
+def _opened(url: str) -> Storage:
+    if url.startswith(_JOURNAL):
+        return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
+    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
+    return get_storage(RDBStorage(url, engine_kwargs=engine))
+
+
 def redacted(text: str) -> str:
     """A text in which URLs show no passwords."""
     return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+
+
+def dashboard_storage(url: str) -> str:
+    """A storage as the command optuna-dashboard wants it: of a journal, the path."""
+    return url.removeprefix(_JOURNAL)
+
+
+def artifact_directory(url: str) -> Path:
+    """Where the pictures of the studies in a storage lie: beside its file, or in the current folder."""
+    for prefix in (_JOURNAL, "sqlite:///"):
+        if url.startswith(prefix):
+            return Path(url.removeprefix(prefix)).parent / "optuna-artifacts"
+    return Path("optuna-artifacts")
 
 
 def search_budget(
@@ -52,11 +96,13 @@ def search_budget(
     study_name: str,
     title: str,
     fresh: bool = False,
+    workers: int = 1,
+    url: str = "",
 ) -> BudgetResult:
     """Find the smallest budget with which an attack fools a victim at the target rate.
 
-    A study of this name is continued. Its two objectives are the perturbation bound and the iterations; a trial
-    whose fooling rate misses the target violates the study's constraint.
+    A study of this name is continued, or joined if other processes are at it. Its two objectives are the perturbation
+    bound and the iterations; a trial whose fooling rate misses the target violates the study's constraint.
 
     Parameters
     ----------
@@ -74,16 +120,95 @@ def search_budget(
         Of the progress bar and the dashboard's note.
     fresh : bool
         Forget an earlier study of this name.
+    workers : int
+        Processes that search, this one among them.
+    url : str
+        The storage, for the other processes.
     """
-    with _quiet():
+    with quiet():
         if fresh and study_name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=study_name, storage=storage)
-        study = _open_study(storage, study_name, search.seed)
-        procedure = search_settings if search.spec.minimises else search_bound
-        found = procedure(network, samples, search, study, title)
-        result = _result(study, search, samples, found)
-        _publish(study, result, title)
-    return result
+        study = _open_study(storage, study_name, search)
+        join = partial(_join, network, samples, search, url, study_name)
+        try:
+            with helped(workers, join):
+                found = _procedure(search)(network, samples, search, study, title)
+        except KeyboardInterrupt:
+            _say_best_so_far(study, title)
+            raise
+        reap(study)
+        return _result(study, search, samples, found)
+
+
+def _join(network: nn.Module, samples: Samples, search: Search, url: str, study_name: str, index: int) -> None:
+    """Help with a search that another process has begun."""
+    with quiet():
+        # Seeded like the others, a sampler would propose what they do.
+        sampler = optuna_sampler(search.sampler, search.seed + index)
+        study = optuna.load_study(study_name=study_name, storage=open_storage(url), sampler=sampler)
+        _procedure(search)(network, samples, search, study, None)
+
+
+def _procedure(search: Search) -> Any:
+    return search_settings if search.spec.minimises else search_bound
+
+
+def publish(
+    result: BudgetResult,
+    storage: Storage,
+    url: str,
+    title: str,
+    facts: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+) -> None:
+    """Tell the dashboard what a study found: a note, since it knows no constraints and would show others as best.
+
+    Parameters
+    ----------
+    result : BudgetResult
+        It names the study.
+    storage, url
+        Of the study; pictures lie in `artifact_directory`.
+    title : str
+        Of the note.
+    facts : mapping
+        Attributes of the study; also listed in the note.
+    pictures : mapping of str to bytes
+        Image files by name.
+    """
+    verdict = "reaches" if result.reached else "misses"
+    settings = "".join(f", {name} {value:g}" for name, value in result.budget.settings.items())
+    low, high = result.interval()
+    directory = artifact_directory(url)
+    with quiet():
+        study = optuna.load_study(study_name=result.study_name, storage=storage)
+        for name, value in facts.items():
+            study.set_user_attr(name, value)
+        shown = "".join(f"\n![{name}]({path})\n" for name, path in _uploaded(study, directory, pictures).items())
+        save_note(
+            study,
+            f"# {title}\n\nFooling rate **{result.fooling_rate:.3f}** ({low:.3f} to {high:.3f}, "
+            f"{len(result.success)} clips) at {result.norm} <= **{result.budget.bound:.4g}** and "
+            f"**{result.budget.iterations}** iterations{settings}. That {verdict} the target, a "
+            f"{result.criterion.name} of {result.criterion.target:g}."
+            "\n\nTrials with a positive constraint `target_missed_by` missed the target; they are not candidates.\n\n"
+            + "".join(f"- {name}: `{value}`\n" for name, value in facts.items())
+            + shown,
+        )
+
+
+def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
+    """Keep pictures as the study's artifacts, once each; where the dashboard serves them."""
+    known = {one.filename: one.artifact_id for one in get_all_artifact_meta(study)}
+    directory.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(directory)
+    with TemporaryDirectory() as folder:
+        for name, content in pictures.items():
+            if name not in known:
+                file = Path(folder) / name
+                file.write_bytes(content)
+                known[name] = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
+    return {name: get_artifact_path(study, known[name]) for name in pictures}
 
 
 def transferred_fooling_rate(
@@ -94,11 +219,18 @@ def transferred_fooling_rate(
     A norm-minimising attack that was already run here with the same settings is read off its trial.
     """
     if not search.spec.minimises:
-        outcome = search.strike(network, samples, eps=budget.bound, max_iter=budget.iterations, **budget.settings)
-        return float(outcome.success.double().mean())
-    with _quiet():
+        return float(struck_within(network, samples, search, budget).mean())
+    with quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
     return float(transferred(network, samples, search, budget, study).mean())
+
+
+def struck_within(network: nn.Module, samples: Samples, search: Search, budget: Budget) -> np.ndarray:
+    """Success per sample under a budget, by one run from scratch, bool (N,)."""
+    eps = {} if search.spec.minimises else {"eps": budget.bound}
+    outcome = search.strike(network, samples, max_iter=budget.iterations, **eps, **budget.settings)
+    within = getattr(outcome, search.spec.norm) <= budget.bound if search.spec.minimises else True
+    return (outcome.success & within).cpu().numpy()
 
 
 def example(
@@ -109,51 +241,51 @@ def example(
         return None
     index = int(np.flatnonzero(result.success)[0])
     eps = {} if search.spec.minimises else {"eps": result.budget.bound}
-    params = {**eps, **result.budget.settings, "max_iter": result.budget.iterations}
+    params = {"max_iter": result.budget.iterations, **eps, **result.budget.settings}
     outcome = search.strike(network, samples.take(slice(index, index + 1)), **params)
     return index, outcome.x_adv[0, 0].cpu().numpy()
 
 
-def _open_study(storage: Storage, name: str, seed: int) -> Study:
-    """Create or join the study. One process searches it at a time: a trial still running is one left by a kill."""
+def _open_study(storage: Storage, name: str, search: Search) -> Study:
+    """Create or join the study."""
     study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=RandomSampler(seed),
+        sampler=optuna_sampler(search.sampler, search.seed),
         directions=["minimize", "minimize"],
         load_if_exists=True,
     )
     study.set_metric_names(["perturbation_bound", "iterations"])
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
     return study
 
 
 def _result(study: Study, search: Search, samples: Samples, found: Found) -> BudgetResult:
     """Put together what was found and what the trials show."""
-    evidence, budget = found.evidence, found.budget
-    first = np.array(evidence["first_success"], int)
+    evidence = found.evidence
     success = np.array(evidence["success"], bool)
-    if search.spec.shorter_runs == "first_success":
-        success &= first <= budget.iterations
-    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return BudgetResult(
         attack=search.attack,
         norm=search.spec.norm,
-        budget=budget,
-        target_fooling_rate=search.target_fooling_rate,
+        criterion=search.criterion,
+        budget=found.budget,
         fooling_rate=float(success.mean()),
-        reached=bool(success.sum() >= successes_needed(search.target_fooling_rate, len(samples))),
+        reached=found.reached,
         success=success,
-        first_success=first,
-        norms={name: np.array(evidence[name]) for name in NORMS},
+        first_success=np.array(evidence["first_success"], int),
+        norms={name: np.array(evidence[name], float) for name in NORMS},
+        fooled_at=found.fooled_at,
+        resisted_at=found.resisted_at,
+        largest=search.largest(samples.x),
         failures_count_as=search.failures_count_as(),
         missed_at=found.missed_at,
-        passes=found.passes + sum(trial.user_attrs["passes"] for trial in trials),
+        front=found.front,
+        passes=sum(trial.user_attrs["passes"] for trial in trials),
         contradictions=found.contradictions,
         trials=[
             {
                 "trial": trial.number,
+                "step": trial.user_attrs[STEP],
                 "bound": trial.values[0],
                 "iterations": int(trial.values[1]),
                 "fooling_rate": trial.user_attrs["fooling_rate"],
@@ -168,22 +300,20 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
     )
 
 
-def _publish(study: Study, result: BudgetResult, title: str) -> None:
-    """Say the result in the study's note: the dashboard knows no constraints and would show others as best."""
-    verdict = "reaches" if result.reached else "misses"
-    settings = "".join(f", {name} {value:g}" for name, value in result.budget.settings.items())
-    save_note(
-        study,
-        f"# {title}\n\nFooling rate **{result.fooling_rate:.3f}** {verdict} the target "
-        f"{result.target_fooling_rate:g} on {len(result.success)} clips, at {result.norm} <= "
-        f"**{result.budget.bound:.4g}** and **{result.budget.iterations}** iterations{settings}.\n\n"
-        "Trials with a positive constraint `target_missed_by` missed the target; they are not candidates.",
+def _say_best_so_far(study: Study, title: str) -> None:
+    reached = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if t.user_attrs["reached"]]
+    best = min(reached, key=lambda trial: trial.values, default=None)
+    told = (
+        f"a bound of {best.values[0]:.4g} reaches the target (trial {best.number})"
+        if best
+        else "none reaches the target"
     )
+    logger.info("%s: interrupted; so far %s. The same command goes on from here", title, told)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's own lines would break the progress bar; names of objectives are experimental in Optuna 5."""
+def quiet() -> Iterator[None]:
+    """Optuna's own lines would break the progress bar; some of what is used here is experimental in Optuna 5."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
 import math
-import os
-import tempfile
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.attacks.batches import Precision
+from advtrack.attacks.masking import masking_signs
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
-from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
-from advtrack.search.space import Budget, BudgetResult, Search
-from advtrack.search.study import Storage, example, open_storage, redacted, search_budget, transferred_fooling_rate
-from advtrack.stages.alone import alone
+from advtrack.search.criterion import Criterion, CriterionName
+from advtrack.search.result import BudgetResult, ratio_of_means
+from advtrack.search.sampler import SamplerName
+from advtrack.search.space import Budget, Search
+from advtrack.search.study import Storage, open_storage, publish, redacted, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
+from advtrack.stages.evidence import log_search
 from advtrack.stages.features import find_store
-from advtrack.stages.samples import Struck, strike_list
+from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, strike_list
 from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 4
+CODE_VERSION = 5
+DEFAULT_TRIALS = 24
+_MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
+# Clips that are looked at for signs of masked gradients.
+_MASKING_SAMPLES = 20
+# The bound of that look where no search tells one: that of adversarial training.
+_MASKING_EPS = 8 / 255
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Attacking:
     """Options of the stage; those of the command line of the same name.
 
     ``samples`` and ``max_iter`` are whole numbers with exceptions by attack, as '12,pia=4'. 0 stands for all clips
-    (``samples``) and for each attack's own longest run (``max_iter``).
+    (``samples``) and for each attack's own longest run (``max_iter``). With ``budget_from``, an MLflow run or an alias,
+    nothing is searched: the budgets found there are tried on this victim.
     """
 
     dataset: str
@@ -60,6 +68,12 @@ class Attacking:
     seed: int
     device: str
     precision: Precision = "fp32"
+    criterion: CriterionName = "fooling_rate"
+    tolerance: float = 0.05
+    sampler: SamplerName = "bounds"
+    protocol: Protocol = "test"
+    workers: int = 1
+    budget_from: str = ""
     force: bool = False
 
 
@@ -67,46 +81,40 @@ def run(options: Attacking) -> str:
     """Search the budget of every attack; the MLflow run that holds the results.
 
     An adversarially trained victim is also struck under the budgets found on the plain one (table II), if those
-    searches are done.
+    searches are done, and its perturbations are held against the plain victim's (table III).
 
     Raises
     ------
     InputError
         No such victim, or nothing it classifies correctly.
     """
-    version = only_victim(options.dataset, options.representation, options.model, options.victim)
-    storage = open_storage(options.storage)
-    device = choose_device(options.device)
-    victim = checkpoint.load(registry.download(version), device)
-    training = victim.description.training
-    store, _ = find_store(victim.description.dataset, options.representation, store_digest=training["store_digest"])
-    plain = plain_records(version, options.attacks) if training["kind"] == "adversarial" else {}
-    attacked = _Attacked(options, version, victim, store, storage, device)
+    attacked = attacked_by(options)
+    version, victim = attacked.version, attacked.victim
+    adversarial = victim.description.training["kind"] == "adversarial"
+    plain = plain_records(version, options.attacks) if adversarial else {}
     keys = {attack: _attack_key(options, attack, victim, plain.get(attack)) for attack in options.attacks}
-    tags = {"dataset": victim.description.dataset, "representation": options.representation, "model": options.model}
-    tags |= {"training": training["kind"], "fold": training["fold"], "victim": f"{version.name}/{version.version}"}
-    tags |= {"victim_run": version.run_id, "store_digest": store.digest}
+    tags = attacked.tags()
     tags |= {"plain_runs": ",".join(sorted({record.run_id for record in plain.values()}))} if plain else {}
-    params = {**asdict(options), "attacks": ",".join(options.attacks), "device": str(device)}
-    params["storage"] = redacted(options.storage)
     with runs.stage_run(
-        "attack", CODE_VERSION, keys, title=attacked.title, params=params, tags=tags, force=options.force
+        "attack", CODE_VERSION, keys, title=attacked.title, params=attacked.params(), tags=tags, force=options.force
     ) as stage:
         if not stage.reused:
-            stage.dataset(victim.description.dataset, store.data_digest, str(store.path))
+            stage.dataset(victim.description.dataset, attacked.store.data_digest, str(attacked.store.path))
+            records = {}
             for attack in options.attacks:
-                with alone(_lock(options.storage, keys[attack]), f"searches the budget of {attack}"):
-                    record = None if options.force else _earlier(attack, keys[attack])
-                    record = record or _searched(attack, attacked, plain.get(attack), stage)
-                    _log_record(stage, record, keys[attack])
+                record = None if options.force else _earlier(attack, keys[attack])
+                record = record or _searched(attack, attacked, plain.get(attack), stage)
+                _log_record(stage, record, keys[attack])
                 _say(record, str(version))
+                records[attack] = record
+            _log_masking(stage, attacked, records)
         # The victim's version names the run that holds its results, found now or before.
         registry.tag(version, {f"attack.{attack}": stage.run_id for attack in options.attacks})
     return stage.run_id
 
 
 @dataclass(frozen=True)
-class _Attacked:
+class Attacked:
     """The victim of a run, and where its searches take place."""
 
     options: Attacking
@@ -121,29 +129,125 @@ class _Attacked:
         """The victim as runs and progress bars name it."""
         return f"{self.version} ({self.victim.description.training['kind']})"
 
+    def tags(self) -> dict[str, Any]:
+        """What a run says of its victim."""
+        description, training = self.victim.description, self.victim.description.training
+        return {
+            "dataset": description.dataset,
+            "representation": self.options.representation,
+            "model": self.options.model,
+            "training": training["kind"],
+            "fold": training["fold"],
+            "victim": f"{self.version.name}/{self.version.version}",
+            "victim_run": self.version.run_id,
+            "store_digest": self.store.digest,
+        }
 
-def _searched(attack: str, attacked: _Attacked, plain: AttackRecord | None, stage: runs.StageRun) -> AttackRecord:
+    def params(self) -> dict[str, Any]:
+        """What a run says of its options."""
+        listed = {"attacks": ",".join(self.options.attacks), "device": str(self.device)}
+        return {**asdict(self.options), **listed, "storage": redacted(self.options.storage)}
+
+    def struck(self, attack: str) -> Struck:
+        """Whom an attack strikes."""
+        options, limit = self.options, sample_limit(self.options, attack)
+        spec = ATTACKS[attack]
+        return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
+
+
+def attacked_by(options: Attacking) -> Attacked:
+    """Load the victim that the options name.
+
+    Raises
+    ------
+    InputError
+        There is none, or the storage of the studies cannot be used.
+    """
+    version = only_victim(options.dataset, options.representation, options.model, options.victim)
+    storage = open_storage(options.storage)
+    device = choose_device(options.device)
+    victim = checkpoint.load(registry.download(version), device)
+    digest = victim.description.training["store_digest"]
+    store, _ = find_store(victim.description.dataset, options.representation, store_digest=digest)
+    return Attacked(options, version, victim, store, storage, device)
+
+
+def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage: runs.StageRun) -> AttackRecord:
     """Search an attack's budget and log what was seen; ``plain`` is its result on the plain victim, if there is one."""
     options, victim, version = attacked.options, attacked.victim, attacked.version
-    search = _search_of(options, attack)
-    limit = _sample_limit(options, attack)
-    struck = strike_list(victim, attacked.store, search.spec, limit, options.seed, attacked.device)
+    search = search_of(options, attack)
+    struck = attacked.struck(attack)
     study = f"{version.name}-v{version.version}-{attack}-{_study_key(options, attack, victim)}"
     title = f"{attack} on {attacked.title}"
-    result = search_budget(victim.network, struck.samples, search, attacked.storage, study, title, fresh=options.force)
+    result = search_budget(
+        victim.network,
+        struck.samples,
+        search,
+        attacked.storage,
+        study,
+        title,
+        fresh=options.force,
+        workers=options.workers,
+        url=options.storage,
+    )
     transferred = None
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
         transferred = transferred_fooling_rate(victim.network, struck.samples, search, budget, result, attacked.storage)
-    _log_search(stage, result, struck, attacked.store, victim, search)
-    return _record(result, search, limit, transferred, plain.run_id if plain else None, stage.run_id)
+    pictures = log_search(stage, result, struck, attacked.store, victim, search)
+    facts = {
+        "victim": f"{version.name}/{version.version}",
+        "mlflow_run": stage.run_id,
+        "command": _command(attacked, attack),
+    }
+    publish(result, attacked.storage, options.storage, title, facts, pictures)
+    ratios = _ratios(result, plain, options.seed) if plain else {}
+    return _record(result, search, options, transferred, plain, ratios, stage.run_id)
+
+
+def _command(attacked: Attacked, attack: str) -> str:
+    """The command that makes one of the searches."""
+    values = {**asdict(attacked.options), "attack": attack, "storage": redacted(attacked.options.storage)}
+    own = {field.name: field.default for field in fields(Attacking)} | {"trials": DEFAULT_TRIALS, "seed": 0}
+    own |= {"target_fooling_rate": 0.9, "samples": "0", "max_iter": "0", "device": "auto", "force": values["force"]}
+    own |= {"storage": "sqlite:///optuna.db"}
+    values.pop("attacks")
+    given = {name: value for name, value in values.items() if value != own.get(name, MISSING)}
+    return "advtrack attack" + "".join(f" --{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in given.items())
+
+
+def _ratios(result: BudgetResult, plain: AttackRecord, seed: int) -> dict[str, list[float]]:
+    """By norm, the ratio of the mean perturbation to the plain victim's (table III), and its interval."""
+    rows = csv.DictReader(io.StringIO(runs.read_artifact(plain.run_id, f"{plain.attack}/samples.csv").decode()))
+    fooled = [row for row in rows if row["success"] == "True"]
+    return {
+        norm: list(ratio_of_means(values[result.success], np.array([float(row[norm]) for row in fooled]), seed))
+        for norm, values in result.norms.items()
+    }
+
+
+def _log_masking(stage: runs.StageRun, attacked: Attacked, records: Mapping[str, AttackRecord]) -> None:
+    """Look whether the victim masks its gradients, beside what the searches showed; say so if it does."""
+    bim, pia = (records.get(name) for name in ("bim_a", "pia"))
+    struck = attacked.struck("fgsm").samples.take(slice(_MASKING_SAMPLES))
+    # Half of what fools nearly all fools some and not all.
+    eps = bim.bound / 2 if bim else _MASKING_EPS
+    signs = masking_signs(attacked.victim.network, struck.x, struck.y, eps=eps)
+    flags = signs.flags()
+    metrics = asdict(signs) | {"eps": eps, "samples": len(struck)}
+    if bim and pia and bim.target_reached and pia.target_reached:
+        flags["black_box_beats_white_box"] = pia.bound < bim.bound
+    stage.metrics({f"masking/{name}": float(value) for name, value in metrics.items() if value == value})
+    stage.tags({f"masking.{name}": flag for name, flag in flags.items()})
+    if raised := sorted(name for name, flag in flags.items() if flag):
+        logger.warning("%s may mask its gradients: %s", attacked.title, ", ".join(raised))
 
 
 def read_record(run_id: str, attack: str) -> AttackRecord:
     """The result of one attack in a finished run."""
     content = json.loads(runs.read_artifact(run_id, f"{attack}/result.json"))
     # JSON has no NaN, which these are where nothing was fooled.
-    undefined = {name: math.nan for name in ("perturbation", "l0", "l2", "linf") if content[name] is None}
+    undefined = {name: math.nan for name in _MAY_BE_UNDEFINED if content.get(name, 0) is None}
     return AttackRecord(**{**content, **undefined})
 
 
@@ -151,12 +255,6 @@ def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[s
     """The result of each attack against a registered victim, of the search that was asked for last."""
     last = {attack: version.tags.get(f"attack.{attack}") for attack in attacks}
     return {attack: read_record(run_id, attack) for attack, run_id in last.items() if run_id}
-
-
-def _lock(storage: str, key: str) -> Path:
-    """A file that processes of this machine which search the same budget in the same storage have in common."""
-    place = hashlib.sha256(f"{Path.cwd()} {storage} {key}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"advtrack-{os.getuid()}" / f"{place}.lock"
 
 
 def plain_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
@@ -167,26 +265,36 @@ def plain_records(version: registry.Registered, attacks: Sequence[str]) -> dict[
     return find_records(standard, attacks)
 
 
-def _sample_limit(options: Attacking, attack: str) -> int:
+def sample_limit(options: Attacking, attack: str) -> int:
     """How many clips an attack strikes at most, 0 for all: a costly one has its own limit unless told otherwise."""
     limit, own = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
     default = ATTACKS[attack].sample_limit
     return min(limit or default, default) if default and not own else limit
 
 
-def _search_of(options: Attacking, attack: str) -> Search:
+def search_of(options: Attacking, attack: str) -> Search:
+    """How the options search the budget of an attack."""
     max_iter, _ = whole_number_for("max-iter", options.max_iter, attack, TABLE_ATTACKS)
     return Search(
-        attack, options.target_fooling_rate, options.trials, options.seed, max_iter, precision=options.precision
+        attack,
+        Criterion(options.criterion, options.target_fooling_rate),
+        options.trials,
+        options.seed,
+        max_iter,
+        options.tolerance,
+        options.sampler,
+        precision=options.precision,
+        **({"batch_size": PAPER_BATCH} if options.protocol == "paper" else {}),
     )
 
 
 def _study_key(options: Attacking, attack: str, victim: Victim) -> str:
     """Short hash of what makes two searches the same study."""
-    search = _search_of(options, attack)
+    search = search_of(options, attack)
     determined = {"victim": victim.checkpoint_id, "attack": attack, "seed": options.seed}
-    determined |= {"samples": _sample_limit(options, attack), "precision": options.precision}
+    determined |= {"samples": sample_limit(options, attack), "precision": options.precision}
     determined |= {"target": options.target_fooling_rate, "longest": search.longest()}
+    determined |= {name: getattr(options, name) for name in ("criterion", "sampler", "tolerance", "protocol")}
     return runs.resume_key("study", CODE_VERSION, determined)[:6]
 
 
@@ -207,16 +315,19 @@ def _earlier(attack: str, key: str) -> AttackRecord | None:
 def _record(
     result: BudgetResult,
     search: Search,
-    sample_limit: int,
+    options: Attacking,
     transferred: float | None,
-    plain_run_id: str | None,
+    plain: AttackRecord | None,
+    ratios: dict[str, list[float]],
     run_id: str,
 ) -> AttackRecord:
+    fooling_low, fooling_high = result.interval()
+    auc_low, auc_high = result.auc()
     return AttackRecord(
         attack=result.attack,
         norm=result.norm,
         target_reached=result.reached,
-        target_fooling_rate=result.target_fooling_rate,
+        target_fooling_rate=result.criterion.target,
         fooling_rate=result.fooling_rate,
         bound=result.budget.bound,
         missed_at=result.missed_at,
@@ -226,12 +337,20 @@ def _record(
         **result.mean_norms(),
         samples=len(result.success),
         seed=search.seed,
-        sample_limit=sample_limit,
+        sample_limit=sample_limit(options, result.attack),
         longest=search.longest(),
         transferred_fooling_rate=transferred,
-        plain_run_id=plain_run_id,
+        plain_run_id=plain.run_id if plain else None,
         run_id=run_id,
         passes=result.passes,
+        fooling_low=fooling_low,
+        fooling_high=fooling_high,
+        auc_low=auc_low,
+        auc_high=auc_high,
+        contradictions=result.contradictions,
+        criterion=result.criterion.name,
+        protocol=options.protocol,
+        ratios=ratios,
     )
 
 
@@ -239,7 +358,10 @@ def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     """Metrics and the result; the tag comes last and says that the result is whole."""
     metrics = {"fooling_rate": record.fooling_rate, "bound": record.bound, "iterations": record.iterations}
     metrics |= {"perturbation": record.perturbation, "l0": record.l0, "l2": record.l2, "linf": record.linf}
-    metrics |= {"samples": record.samples, "passes": record.passes}
+    metrics |= {"samples": record.samples, "passes": record.passes, "contradictions": record.contradictions}
+    metrics |= {name: getattr(record, name) for name in ("fooling_low", "fooling_high", "auc_low", "auc_high")}
+    for norm, (ratio, low, high) in record.ratios.items():
+        metrics |= {f"ratio_{norm}": ratio, f"ratio_{norm}_low": low, f"ratio_{norm}_high": high}
     if record.transferred_fooling_rate is not None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
     stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
@@ -247,68 +369,16 @@ def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
 
 
-def _log_search(
-    stage: runs.StageRun,
-    result: BudgetResult,
-    struck: Struck,
-    store: SpectrogramSet,
-    victim: Victim,
-    search: Search,
-) -> None:
-    """The trial curve, the trials, the per-sample table and one adversarial example."""
-    attack = result.attack
-    for step, trial in enumerate(result.trials):
-        stage.metrics({f"{attack}/trial_{k}": trial[k] for k in ("bound", "fooling_rate", "iterations")}, step)
-    stage.text(_csv(result.trials), f"{attack}/trials.csv")
-    points = [(trial["bound"], trial["fooling_rate"], trial["fooling_rate_at_most"]) for trial in result.trials]
-    stage.data(curve_figure(points, result.target_fooling_rate, f"{result.norm} bound"), f"{attack}/trials.png")
-    rows = [
-        {
-            "clip": store.name[index],
-            "source": store.source[index],
-            "class": store.classes[store.y[index]],
-            "target": store.classes[int(struck.samples.target[i])] if search.spec.targets else "",
-            "success": bool(result.success[i]),
-            "first_success": int(result.first_success[i]),
-            **{name: float(values[i]) for name, values in result.norms.items()},
-        }
-        for i, index in enumerate(struck.indices)
-    ]
-    stage.text(_csv(rows), f"{attack}/samples.csv")
-    stage.tags({f"{attack}.study": result.study_name})
-    found = example(victim.network, struck.samples, search, result)
-    if found is None:
-        return
-    i, x_adv = found
-    with torch.inference_mode():
-        image = torch.from_numpy(x_adv)[None, None].to(struck.samples.x.device)
-        scores = victim.network(image).softmax(1)[0]
-    shown = GalleryExample(
-        title=f"{attack}: {store.name[struck.indices[i]]}",
-        x=struck.samples.x[i, 0].cpu().numpy(),
-        x_adv=x_adv,
-        true_class=store.classes[int(struck.samples.y[i])],
-        adversarial_class=store.classes[int(scores.argmax())],
-        probability=float(scores.max()),
-    )
-    stage.data(gallery_figure([shown]), f"{attack}/example.png")
-
-
 def _say(record: AttackRecord, victim: str) -> None:
     verdict = "reaches" if record.target_reached else "misses"
     under_plain = record.transferred_fooling_rate
+    passes = record.passes / record.samples
     logger.info(
-        "%s against %s: fooling rate %.3f %s %.2f on %d clips at %s <= %.4g%s, %d iterations%s",
-        record.attack, victim, record.fooling_rate, verdict, record.target_fooling_rate, record.samples,
+        "%s against %s: fooling rate %.3f (%.3f to %.3f) %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
+        "%.0f passes a clip%s%s",
+        record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high, verdict,
+        record.target_fooling_rate, record.samples,
         record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
+        passes, f"; {record.contradictions} contradictions" if record.contradictions else "",
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -151,9 +151,18 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
                 run_id=version.tags["train_run"],
                 settings={name: params[name] for name in DEFAULTS},
                 attacks=attacks,
+                masking=_masking(attacks),
             )
         )
     return records
+
+
+def _masking(attacks: Mapping[str, AttackRecord]) -> tuple[str, ...]:
+    """The signs of masked gradients in the runs that attacked a victim."""
+    found = {
+        run_id: runs.prefixed_tags(runs.get(run_id), "masking.") for run_id in {a.run_id for a in attacks.values()}
+    }
+    return tuple(sorted({name for signs in found.values() for name, value in signs.items() if value == "True"}))
 
 
 def _commands(records: Sequence[VictimRecord]) -> FillingCommand:
@@ -176,7 +185,9 @@ def _commands(records: Sequence[VictimRecord]) -> FillingCommand:
 
 def _search_options(records: Sequence[AttackRecord]) -> str:
     """The options of these searches that are not the defaults of the attack stage."""
-    options = _differing({"seed": 0, "target_fooling_rate": 0.9}, asdict(records[0]))
+    options = _differing(
+        {"seed": 0, "target_fooling_rate": 0.9, "criterion": "fooling_rate", "protocol": "test"}, asdict(records[0])
+    )
     limits = [(r.attack, r.sample_limit) for r in records if r.sample_limit != (ATTACKS[r.attack].sample_limit or 0)]
     caps = [(r.attack, r.longest) for r in records if r.longest != longest_run(ATTACKS[r.attack])]
     for option, values in (("samples", limits), ("max-iter", caps)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,11 @@ from advtrack.search.space import Samples
 from advtrack.stages.fold import split_store
 from advtrack.training.fit import probabilities
 
+Protocol = Literal["test", "paper"]
+# Section VI: up to 50 batches of 100 samples.
+PAPER_BATCH = 100
+_PAPER_SAMPLES = 50 * PAPER_BATCH
+
 
 @dataclass(frozen=True)
 class Struck:
@@ -27,7 +33,13 @@ class Struck:
 
 
 def strike_list(
-    victim: Victim, store: SpectrogramSet, attack: type[Attack], limit: int, seed: int, device: torch.device
+    victim: Victim,
+    store: SpectrogramSet,
+    attack: type[Attack],
+    limit: int,
+    seed: int,
+    device: torch.device,
+    protocol: Protocol = "test",
 ) -> Struck:
     """Choose whom to attack, and towards what.
 
@@ -45,6 +57,8 @@ def strike_list(
         Of the order and the targets.
     device : torch.device
         Where the samples go.
+    protocol : {'test', 'paper'}
+        Test clips, or (the paper, section VI) all clips, shuffled, at most 50 batches of 100.
 
     Raises
     ------
@@ -53,11 +67,13 @@ def strike_list(
     """
     training = victim.description.training
     parts = split_store(store, training["seed"])
-    order = np.random.default_rng(seed).permutation(parts.test)
+    # Development parts and the test clips are all there is but augmented copies, which no attack strikes.
+    pool = parts.test if protocol == "test" else np.concatenate([parts.test, *parts.development])
+    order = np.random.default_rng(seed).permutation(pool)
     correct = order[probabilities(victim.network, store, order).argmax(1) == store.y[order]]
-    chosen = correct[: limit or len(correct)]
+    chosen = correct[: limit or (_PAPER_SAMPLES if protocol == "paper" else None)]
     if not len(chosen):
-        raise InputError("the victim classifies no test clip correctly: train it longer before attacking it")
+        raise InputError("the victim classifies no clip correctly: train it longer before attacking it")
     classes = len(store.classes)
     targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
     start = chosen

@@ -19,7 +19,6 @@ from time import sleep
 from typing import Any
 
 import mlflow
-import psutil
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
@@ -27,6 +26,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
 from advtrack.errors import InputError, reason
+from advtrack.processes import Process
 
 logger = logging.getLogger("advtrack")
 
@@ -44,7 +44,7 @@ def connect() -> None:
     InputError
         It does not answer, or cannot be written. The message names it.
     """
-    uri = mlflow.get_tracking_uri()
+    uri = store_uri()
     try:
         if uri.startswith(("http://", "https://")):
             _check_answers(f"{uri.rstrip('/')}/health")
@@ -68,6 +68,11 @@ def connect() -> None:
         ) from error
 
 
+def store_uri() -> str:
+    """Address of the tracking store in use."""
+    return mlflow.get_tracking_uri()
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Say in one line that the tracking store failed in the middle of the work.
@@ -81,7 +86,7 @@ def answering() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise InputError(
-            f"the MLflow tracking store {mlflow.get_tracking_uri()} failed ({reason(error)}); once it answers, run the "
+            f"the MLflow tracking store {store_uri()} failed ({reason(error)}); once it answers, run the "
             "command again: it goes on where it was"
         ) from error
 
@@ -305,6 +310,17 @@ def get(run_id: str) -> Run:
     return MlflowClient().get_run(run_id)
 
 
+def exists(run_id: str) -> bool:
+    """Whether there is a run of this identifier."""
+    try:
+        get(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
+
+
 def inputs(run_id: str) -> list[tuple[str, str, str]]:
     """Name, digest and source of the data sets that a run read."""
     read = get(run_id).inputs
@@ -315,6 +331,12 @@ def inputs(run_id: str) -> list[tuple[str, str, str]]:
 def tag(run: Run, name: str) -> str | None:
     """A tag of this project's name space."""
     return run.data.tags.get(_PREFIX + name)
+
+
+def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
+    """The tags whose names begin so, by the rest of their names."""
+    whole_prefix = _PREFIX + prefix
+    return {k.removeprefix(whole_prefix): v for k, v in run.data.tags.items() if k.startswith(whole_prefix)}
 
 
 def artifacts(run_id: str, folder: str) -> set[str]:
@@ -353,24 +375,18 @@ def _finite(content: Any) -> Any:
 
 
 def _process() -> dict[str, Any]:
-    """Tags that tell whether a run's process lives: in a container the same number soon belongs to another."""
-    return {"pid": os.getpid(), "pid_since": psutil.Process().create_time(), "host": socket.gethostname()}
+    """Tags that tell whether a run's process lives."""
+    process = Process.this()
+    return {"pid": process.pid, "pid_since": process.since, "host": process.host}
 
 
 def _reap() -> None:
     """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
-    for run in find({"host": socket.gethostname()}, status="RUNNING"):
+    host = socket.gethostname()
+    for run in find({"host": host}, status="RUNNING"):
         pid, since = tag(run, "pid"), tag(run, "pid_since")
-        if pid and since and not _lives(int(pid), float(since)):
+        if pid and since and not Process(host, int(pid), float(since)).lives():
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
-
-
-def _lives(pid: int, since: float) -> bool:
-    """Whether a process is there that began at this time, which follows the system's clock when that is set."""
-    try:
-        return abs(psutil.Process(pid).create_time() - since) < 2
-    except psutil.NoSuchProcess:
-        return False
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import mlflow
 import numpy as np
@@ -21,8 +22,8 @@ NAME = "synthetic-stft-resnet18"
 def test_main_prints_the_tables_the_report_and_how_to_look_at_it(finished):
     place, result = finished
     assert result.exit_code == 0, result.output
-    for line in ("Table I:", "Table II:", "Table III:", "Report:", "mlflow ui", "optuna-dashboard sqlite:///optuna.db"):
-        assert line in result.output.replace("mlflow.exe", "mlflow")
+    for line in ("Table I:", "Table II:", "Table III:", "Report:", "advtrack dashboard"):
+        assert line in result.output
     assert (place.folder / "work" / "report.html").stat().st_size > 10_000
 
 
@@ -71,6 +72,94 @@ def test_each_attack_leaves_a_study_a_result_and_a_per_sample_table(finished):
         assert result["samples"] == len(fooled)
         assert result["fooling_rate"] == pytest.approx(fooled.count("True") / len(fooled))
         assert result["target_reached"] == (result["fooling_rate"] >= 0.9)
+
+
+def test_a_search_leaves_its_curve_its_front_and_the_signs_of_masking(finished):
+    attack = runs.find({"stage": "attack", "training": "plain"})[0]
+    for name in TABLE_ATTACKS:
+        result = json.loads(runs.read_artifact(attack.info.run_id, f"{name}/result.json"))
+        kept = runs.artifacts(attack.info.run_id, name)
+        assert {
+            f"{name}/{file}" for file in ("curve.csv", "curve.png", "front.csv", "norms.json", "trials.csv")
+        } <= kept
+        assert result["fooling_low"] <= result["fooling_rate"] <= result["fooling_high"]
+        assert result["auc_low"] <= result["auc_high"]
+        front = runs.read_artifact(attack.info.run_id, f"{name}/front.csv").decode().splitlines()[1:]
+        assert bool(front) == result["target_reached"]
+    signs = {"one_step_beats_many", "unbounded_fails", "more_iterations_do_not_help", "gradients_vanish"}
+    assert signs <= runs.prefixed_tags(attack, "masking.").keys()
+    assert 0 <= attack.data.metrics["masking/one_step"] <= 1
+
+
+def test_a_study_tells_the_dashboard_what_it_found(finished):
+    place, _ = finished
+    attack = runs.find({"stage": "attack", "training": "plain"})[0]
+    name = runs.tag(attack, "bim_a.study")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
+    assert study.user_attrs["mlflow_run"] == attack.info.run_id
+    assert study.user_attrs["command"].startswith("advtrack attack --dataset synthetic --model resnet18")
+    note = " ".join(map(str, study._storage.get_study_system_attrs(study._study_id).values()))
+    assert "the target" in note and attack.info.run_id in note and "![curve.png](/artifacts/" in note
+    files = [path.read_bytes() for path in (place.folder / "optuna-artifacts").iterdir()]
+    assert runs.read_artifact(attack.info.run_id, "bim_a/curve.png") in files
+
+
+def test_the_command_in_the_note_finds_the_finished_search(finished):
+    place, _ = finished
+    attack = runs.find({"stage": "attack", "training": "adversarial"})[0]
+    name = runs.tag(attack, "bim_b.study")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
+    trials = len(study.trials)
+    result = place.advtrack(*shlex.split(study.user_attrs["command"])[1:])
+    assert result.exit_code == 0, result.output
+    assert "bim_b: already searched" in result.output and len(study.trials) == trials
+
+
+def test_perturbations_of_a_robust_victim_are_held_against_the_plain_one(finished):
+    plain, robust = (runs.find({"stage": "attack", "training": kind})[0] for kind in ("plain", "adversarial"))
+    for norm in ("l0", "l2", "linf"):
+        ratio, low, high = (robust.data.metrics[f"deepfool/ratio_{norm}{end}"] for end in ("", "_low", "_high"))
+        assert low <= ratio <= high
+        assert ratio == pytest.approx(robust.data.metrics[f"deepfool/{norm}"] / plain.data.metrics[f"deepfool/{norm}"])
+
+
+def test_budgets_found_on_one_victim_are_tried_on_another(finished):
+    place, _ = finished
+    robust = runs.find({"stage": "attack", "training": "adversarial"})[0].info.run_id
+    plain = runs.find({"stage": "attack", "training": "plain"})[0].info.run_id
+    asked = ["attack", "--model", "resnet18", "--victim", "robust", "--samples", "6,pia=2,jsma=3"]
+    for origin in (plain, "standard"):
+        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
+        assert result.exit_code == 0, result.output
+    found = runs.find({"stage": "transfer"})
+    assert len(found) == 1  # the same budgets
+    record = json.loads(runs.read_artifact(robust, "bim_b/result.json"))
+    assert found[0].data.metrics["bim_b/fooling_rate"] == pytest.approx(record["transferred_fooling_rate"])
+    assert registry.by_alias(NAME, "robust").tags["attack.bim_b"] == robust  # its own search remains the one shown
+    for origin, named in (("0" * 32, "no budget of bim_b"), ("nobody", "nobody"), ("99", "99")):
+        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
+        assert result.exit_code == 2 and named in result.output and len(result.output.splitlines()) == 1
+
+
+def test_the_papers_protocol_strikes_more_than_the_test_clips(finished):
+    place, _ = finished
+    search = [
+        "attack",
+        "--model",
+        "resnet18",
+        "--attack",
+        "deepfool",
+        "--max-iter",
+        "5",
+        "--target-fooling-rate",
+        "0.5",
+    ]
+    clips = {}
+    for protocol in ("test", "paper"):
+        result = place.advtrack(*search, "--protocol", protocol)
+        assert result.exit_code == 0, result.output
+        clips[protocol] = runs.find({"stage": "attack"})[0].data.metrics["deepfool/samples"]
+    assert clips["paper"] > 2 * clips["test"]
 
 
 def test_table_two_is_the_mean_of_the_transferred_rates(finished):

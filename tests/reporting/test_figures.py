@@ -108,10 +108,11 @@ def test_confusion_figure_of_the_wrong_shape() -> None:
         confusion_figure(np.eye(2), ["a", "b", "c"])
 
 
-def test_curve_figure_sorts_and_leaves_zero_out() -> None:
-    trials = [(1e-2, 0.95, 1.0), (1e-4, 0.0, 0.1), (1e-3, 0.5, 0.5)]
-    image = pixels(curve_figure(trials, 0.9, "eps"))
-    assert np.array_equal(image, pixels(curve_figure([(0.0, 0.0, 0.0), *trials[::-1]], 0.9, "eps")))
+def test_curve_figure_shows_what_is_not_known() -> None:
+    known = pixels(curve_figure([(1e-3, 0.5, 0.5), (1e-2, 1.0, 1.0)], 0.9, "eps"))
+    open_ = pixels(curve_figure([(1e-3, 0.5, 0.9), (1e-2, 1.0, 1.0)], 0.9, "eps"))
+    assert not np.array_equal(known, open_)
+    assert pixels(curve_figure([], 0.9, "eps")).shape == known.shape
 
 
 def test_no_global_state() -> None:

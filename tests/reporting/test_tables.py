@@ -275,6 +275,7 @@ def test_per_attack_table() -> None:
         "Target reached": "yes",
         "At plain budget %": "50.0",
         "Ratio to plain": "8.00",
+        "Masking signs": "—",
         "Mean l0": "2048",
         "Mean l2": "0.25",
         "Mean linf": "0.01",

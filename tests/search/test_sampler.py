@@ -4,18 +4,19 @@ import numpy as np
 import optuna
 
 from advtrack.search.bounds import Bounds
+from advtrack.search.criterion import Criterion
 from advtrack.search.sampler import BoundsSampler
 
 
 def test_eps_is_the_bounds_proposal_at_that_moment():
-    bounds = Bounds(1, 1e-4, 0.3, 1)
+    bounds = Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0))
     study = optuna.create_study(sampler=BoundsSampler(bounds, seed=0))
     proposed = []
 
     def objective(trial):
         proposed.append(bounds.proposal())
         eps = trial.suggest_float("eps", 1e-4, 0.3, log=True)
-        bounds.record(np.array([0]), eps, np.array([eps >= 0.02]))
+        bounds.record(np.array([0]), eps, np.array([eps >= 0.02]), np.array([1]))
         return eps
 
     study.optimize(objective, n_trials=5)
@@ -25,7 +26,7 @@ def test_eps_is_the_bounds_proposal_at_that_moment():
 
 def test_anything_else_is_random_and_repeatable():
     def drawn(seed):
-        study = optuna.create_study(sampler=BoundsSampler(Bounds(1, 1e-4, 0.3, 1), seed))
+        study = optuna.create_study(sampler=BoundsSampler(Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0)), seed))
         study.optimize(lambda trial: trial.suggest_float("other", 0, 1), n_trials=4)
         return [trial.params["other"] for trial in study.trials]
 

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from advtrack.reporting.records import AttackRecord
-from advtrack.search.space import Budget, BudgetResult, Search
+from advtrack.search.criterion import Criterion
+from advtrack.search.result import BudgetResult
+from advtrack.search.space import Budget, Search
 from advtrack.stages import attack as stage
 from advtrack.stages.attack import Attacking
+from advtrack.stages.evidence import csv_text
 from advtrack.tracking import runs
 
 
@@ -42,12 +45,12 @@ def options(**changes):
 
 @pytest.mark.parametrize(("samples", "expected"), [("0", 10), ("12", 10), ("4", 4), ("0,pia=12", 12), ("3,pia=5", 5)])
 def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(samples, expected):
-    assert stage._sample_limit(options(samples=samples), "pia") == expected
+    assert stage.sample_limit(options(samples=samples), "pia") == expected
 
 
 @pytest.mark.parametrize(("samples", "expected"), [("0", 0), ("12", 12), ("0,bim_a=3", 3), ("0,pia=12", 0)])
 def test_others_have_all_unless_told_otherwise(samples, expected):
-    assert stage._sample_limit(options(samples=samples), "bim_a") == expected
+    assert stage.sample_limit(options(samples=samples), "bim_a") == expected
 
 
 # Which searches are the same
@@ -55,14 +58,25 @@ def test_others_have_all_unless_told_otherwise(samples, expected):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 1}, {"samples": "5"}, {"samples": "0,bim_a=5"}, {"target_fooling_rate": 0.8}, {"max_iter": "7"}],
+    [
+        {"seed": 1},
+        {"samples": "5"},
+        {"samples": "0,bim_a=5"},
+        {"target_fooling_rate": 0.8},
+        {"max_iter": "7"},
+        {"criterion": "auc"},
+        {"sampler": "tpe"},
+        {"tolerance": 0.1},
+        {"protocol": "paper"},
+    ],
 )
 def test_what_changes_a_study_changes_its_key(victim, changes):
     assert stage._study_key(options(**changes), "bim_a", victim) != stage._study_key(options(), "bim_a", victim)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"trials": 99}, {"force": True}, {"victim": "3"}, {"samples": "0,pia=5"}, {"storage": "x"}]
+    "changes",
+    [{"trials": 99}, {"force": True}, {"victim": "3"}, {"samples": "0,pia=5"}, {"storage": "x"}, {"workers": 2}],
 )
 def test_what_does_not_keeps_it(victim, changes):
     assert stage._study_key(options(**changes), "bim_a", victim) == stage._study_key(options(), "bim_a", victim)
@@ -88,17 +102,41 @@ def test_a_result_is_also_of_the_trials_and_the_plain_budget(victim):
 
 def test_a_record_is_the_result():
     norms = {"l0": np.array([1.0, 3.0]), "l2": np.array([2.0, 4.0]), "linf": np.array([0.1, 0.3])}
-    success, first = np.array([True, False]), np.array([1, -1])
     result = BudgetResult(
-        "bim_a", "linf", Budget(0.3, 7, {}), 0.9, 0.5, False, success, first, norms, 0.3, None, 40, 0, [], "study"
+        attack="bim_a",
+        norm="linf",
+        criterion=Criterion("fooling_rate", 0.9),
+        budget=Budget(0.3, 7, {}),
+        fooling_rate=0.5,
+        reached=False,
+        success=np.array([True, False]),
+        first_success=np.array([1, -1]),
+        norms=norms,
+        fooled_at=np.array([0.15, np.inf]),
+        resisted_at=np.array([0.0, 0.3]),
+        largest=0.3,
+        failures_count_as=0.3,
+        missed_at=None,
+        front=[],
+        passes=40,
+        contradictions=1,
+        trials=[],
+        study_name="study",
     )
-    search = Search("bim_a", 0.9, trials=9, seed=3, max_iter=50)
-    record = stage._record(result, search, 2, 0.25, "plain run", "run")
+    search = Search("bim_a", Criterion("fooling_rate", 0.9), trials=9, seed=3, max_iter=50)
+    ratios = {"linf": [1.5, 1.2, 1.9]}
+    plain = SimpleNamespace(run_id="plain run")
+    record = stage._record(result, search, options(samples="2"), 0.25, plain, ratios, "run")
     assert (record.seed, record.sample_limit, record.longest, record.plain_run_id) == (3, 2, 50, "plain run")
     assert (record.attack, record.norm, record.bound, record.iterations) == ("bim_a", "linf", 0.3, 7)
     assert (record.target_reached, record.fooling_rate, record.transferred_fooling_rate) == (False, 0.5, 0.25)
     assert (record.l0, record.l2, record.linf) == (1, 2, 0.1) and record.perturbation == pytest.approx(0.2)
     assert (record.samples, record.passes, record.run_id) == (2, 40, "run")
+    assert record.fooling_low == pytest.approx(0.0945, abs=1e-4) and record.fooling_high == pytest.approx(
+        0.9055, abs=1e-4
+    )
+    assert (record.auc_low, record.auc_high) == (0.25, 0.5)
+    assert (record.contradictions, record.ratios, record.protocol) == (1, ratios, "test")
 
 
 def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
@@ -114,7 +152,7 @@ def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
 
 
 def test_a_table_has_all_columns_of_all_rows():
-    text = stage._csv([{"a": 1, "b": 'say "x", y'}, {"a": 2, "c": 3}])
+    text = csv_text([{"a": 1, "b": 'say "x", y'}, {"a": 2, "c": 3}])
     assert list(csv.DictReader(io.StringIO(text))) == [
         {"a": "1", "b": 'say "x", y', "c": ""},
         {"a": "2", "b": "", "c": "3"},

@@ -118,5 +118,5 @@ def test_start_images_are_the_surest_training_clips_of_the_target(victim, store)
 
 def test_a_victim_that_is_always_wrong_is_refused(victim, store):
     store.y = (store.y + 2) % CLASSES
-    with pytest.raises(InputError, match="no test clip correctly"):
+    with pytest.raises(InputError, match="no clip correctly"):
         struck(victim, store)

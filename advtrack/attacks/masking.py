@@ -1,0 +1,99 @@
+"""Signs that a victim hides its gradients rather than withstands attacks (Athalye et al. 2018, arXiv:1802.00420).
+
+A victim whose gradients lead nowhere resists every attack that follows them, and is no more robust for it. The signs
+are those of section 3.1 there, and of the checklist of Carlini et al. 2019 (arXiv:1902.06705).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advtrack.attacks.bim import bim_a, bim_b
+from advtrack.attacks.fgsm import fgsm
+from advtrack.attacks.victim import frozen, margin
+
+# Ours: a float32 rounds a probability to 1 from about this distance on, and the loss has no slope any more.
+_VANISHED = 1e-6
+# Ours: the share of samples whose gradients may vanish before that is a sign.
+_TOLERATED = 0.1
+
+
+@dataclass(frozen=True)
+class MaskingSigns:
+    """What was measured, as shares of the samples in [0, 1], and losses as means over them.
+
+    Attributes
+    ----------
+    one_step, many_steps : float
+        Fooling rates of FGSM and of BIM-a within the same bound.
+    unbounded : float
+        Fooling rate of BIM-a with nothing but [0, 1] to bound it.
+    loss_short, loss_long : float
+        Mean margin by which the true class loses, in logits, where BIM-b ends after a quarter of its iterations, and
+        after all of them.
+    vanishing : float
+        Share of samples where the slope of the loss is less than a millionth of that of the logits, or undefined.
+    """
+
+    one_step: float
+    many_steps: float
+    unbounded: float
+    loss_short: float
+    loss_long: float
+    vanishing: float
+
+    def flags(self) -> dict[str, bool]:
+        """The signs that are there, by name."""
+        return {
+            "one_step_beats_many": self.one_step > self.many_steps,
+            "unbounded_fails": self.unbounded < 1,
+            "more_iterations_do_not_help": self.loss_long < self.loss_short,
+            "gradients_vanish": self.vanishing > _TOLERATED,
+        }
+
+
+def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, max_iter: int = 40) -> MaskingSigns:
+    """Look for signs of masked gradients, untargeted.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Victim, inputs (N, C, H, W) in [0, 1] to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Legitimate inputs, at least one.
+    y : Tensor of int64, shape (N,)
+        True labels.
+    eps : float
+        l-inf bound of the comparisons, best one that fools some of the samples and not all.
+    max_iter : int
+        Iterations of the long runs, at least 4.
+    """
+    one = fgsm(network, x, y, eps=eps)
+    many = bim_a(network, x, y, eps=eps, max_iter=max_iter, targeted=False)
+    unbounded = bim_a(network, x, y, eps=1.0, max_iter=max_iter, targeted=False)
+    ends = [bim_b(network, x, y, eps=eps, max_iter=n, targeted=False).x_adv for n in (max_iter // 4, max_iter)]
+    with frozen(network), torch.no_grad():
+        short, long = (float(-margin(network(end), y, targeted=False).mean()) for end in ends)
+    return MaskingSigns(
+        one_step=float(one.success.double().mean()),
+        many_steps=float(many.success.double().mean()),
+        unbounded=float(unbounded.success.double().mean()),
+        loss_short=short,
+        loss_long=long,
+        vanishing=float(_vanishing(network, x, y).double().mean()),
+    )
+
+
+def _vanishing(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the loss is flat where the logits are not, or both are, shape (N,)."""
+    with frozen(network):
+        given = x.detach().clone().requires_grad_()
+        logits = network(given)
+        (of_loss,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), given, retain_graph=True)
+        (of_margin,) = torch.autograd.grad(margin(logits, y, targeted=False).sum(), given)
+    steepness, reference = (slope.flatten(1).abs().amax(1) for slope in (of_loss, of_margin))
+    return ~(steepness > _VANISHED * reference)

@@ -1,0 +1,146 @@
+"""Trials of one study taken by any number of processes: each step by one of them, and none kept by a dead one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from optuna.samplers import PartialFixedSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from advtrack.processes import Process
+
+#: The attribute of a trial that says what it is for.
+STEP = "step"
+# That all of what tells it from others is set; who runs it; when that process last said that it does.
+_CLAIMED, _PROCESS, _BEAT = "claimed", "process", "alive"
+# Seconds between the signs of life of a running trial, and without one after which a trial of another machine counts
+# as abandoned. Of a process on this machine it is known whether it lives.
+_HEARTBEAT, _ABANDONED = 15.0, 120.0
+# Seconds after which a trial that does not even say whose it is counts as abandoned.
+_NAMELESS = 20.0
+# Seconds between two looks at what other processes do.
+_POLL = 0.1
+
+
+def take(
+    study: Study, step: str, suggest: Callable[[Trial], Any], fixed: Mapping[str, Any] | None = None
+) -> Trial | None:
+    """Begin a trial for a step of the search, unless one with the same parameters has finished or is running.
+
+    Of processes that choose the same at the same moment, the one whose trial is the first goes on.
+
+    Parameters
+    ----------
+    study : Study
+        Its sampler chooses what is not ``fixed``.
+    step : str
+        What the trial is for.
+    suggest : callable
+        Asks the trial for its parameters.
+    fixed : mapping, optional
+        Parameters that are not chosen.
+
+    Returns
+    -------
+    Trial or None
+        None if there was such a trial; if it runs, after a moment.
+    """
+    if fixed and any(_is(other, step, fixed) for other in _trials(study, TrialState.RUNNING)):
+        wait()
+        return None
+    sampler = study.sampler
+    try:
+        if fixed:
+            study.sampler = PartialFixedSampler(dict(fixed), sampler)
+        trial = study.ask()
+        trial.set_user_attr(_PROCESS, asdict(Process.this()))
+        trial.set_user_attr(_BEAT, time.time())
+        trial.set_user_attr(STEP, step)
+        suggest(trial)
+        trial.set_user_attr(_CLAIMED, True)
+    finally:
+        study.sampler = sampler
+    same = _the_same(study, trial)
+    if not same:
+        return trial
+    fail(study, trial.number)
+    if all(other.state == TrialState.RUNNING for other in same):
+        wait()
+    return None
+
+
+def _the_same(study: Study, trial: Trial) -> list[FrozenTrial]:
+    """Earlier trials of the same step with the same parameters."""
+    while True:
+        reap(study)
+        earlier = [o for o in _trials(study, TrialState.RUNNING, TrialState.COMPLETE) if o.number < trial.number]
+        if all(_CLAIMED in other.user_attrs for other in earlier):
+            break
+        wait()
+    return [other for other in earlier if _is(other, trial.user_attrs[STEP], trial.params)]
+
+
+def _is(trial: FrozenTrial, step: str, params: Mapping[str, Any]) -> bool:
+    """Whether a trial is for this step with these parameters; one that does not say yet is not."""
+    return trial.user_attrs.get(STEP) == step and trial.params == params and _CLAIMED in trial.user_attrs
+
+
+def _trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=states)
+
+
+@contextmanager
+def working(study: Study, trial: Trial) -> Iterator[None]:
+    """Give signs of life for a trial; one that an error ends has failed."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(_HEARTBEAT):
+            trial.set_user_attr(_BEAT, time.time())
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    except BaseException:
+        fail(study, trial.number)
+        raise
+    finally:
+        over.set()
+        beating.join()
+
+
+def underway(study: Study, step: str) -> list[FrozenTrial]:
+    """Running trials of a step."""
+    return [trial for trial in _trials(study, TrialState.RUNNING) if trial.user_attrs.get(STEP) == step]
+
+
+def wait() -> None:
+    """Let other processes get on."""
+    time.sleep(_POLL)
+
+
+def fail(study: Study, number: int) -> None:
+    """Close a trial that came to nothing, if it is not closed yet."""
+    study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def reap(study: Study) -> None:
+    """Close the running trials of processes that are gone."""
+    for trial in _trials(study, TrialState.RUNNING):
+        if _abandoned(trial):
+            fail(study, trial.number)
+
+
+def _abandoned(trial: FrozenTrial) -> bool:
+    attrs = trial.user_attrs
+    if _PROCESS in attrs and (process := Process(**attrs[_PROCESS])).here():
+        return not process.lives()
+    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    return time.time() - attrs.get(_BEAT, started) > (_ABANDONED if _PROCESS in attrs else _NAMELESS)

@@ -1,0 +1,54 @@
+"""More processes for one search on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
+    """Let ``workers`` processes, of which this is one, do the same, and share the processor's cores between them.
+
+    Parameters
+    ----------
+    workers : int
+        At least 1, which is this process alone.
+    help_ : callable
+        What the others do, told their number from 1 on; it can be pickled. Whatever of it is left when this process is
+        done is cut short.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_helper, args=(help_, index, share)) for index in range(1, workers)]
+    try:
+        for other in others:
+            other.start()
+        torch.set_num_threads(share)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def _helper(help_: Callable[[int], None], index: int, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that was called ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    help_(index)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

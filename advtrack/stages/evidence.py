@@ -1,0 +1,94 @@
+"""What a search leaves in its MLflow run: curves, tables and one adversarial example."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from advtrack.models.checkpoint import Victim
+from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
+from advtrack.representations.store import SpectrogramSet
+from advtrack.search.result import BudgetResult
+from advtrack.search.space import Search
+from advtrack.search.study import example
+from advtrack.stages.samples import Struck
+from advtrack.tracking import runs
+
+
+def log_search(
+    stage: runs.StageRun,
+    result: BudgetResult,
+    struck: Struck,
+    store: SpectrogramSet,
+    victim: Victim,
+    search: Search,
+) -> dict[str, bytes]:
+    """Log trials, curve, Pareto front, per-sample table and an example; the pictures, by name."""
+    attack = result.attack
+    for step, trial in enumerate(result.trials):
+        stage.metrics({f"{attack}/trial_{k}": trial[k] for k in ("bound", "fooling_rate", "iterations")}, step)
+    stage.text(csv_text(result.trials), f"{attack}/trials.csv")
+    names = ("bound", "fooling_rate", "fooling_rate_at_most")
+    stage.text(csv_text([dict(zip(names, point, strict=True)) for point in result.curve()]), f"{attack}/curve.csv")
+    front = [{"bound": bound, "iterations": iterations} for bound, iterations in result.front]
+    stage.text(csv_text(front), f"{attack}/front.csv")
+    stage.json(result.norm_quantiles(), f"{attack}/norms.json")
+    stage.text(csv_text(_samples(result, struck, store, search)), f"{attack}/samples.csv")
+    stage.tags({f"{attack}.study": result.study_name})
+    pictures = {"curve.png": curve_figure(result.curve(), result.criterion.target, f"{result.norm} bound")}
+    if shown := _example(result, struck, store, victim, search):
+        pictures["example.png"] = gallery_figure([shown])
+    for name, content in pictures.items():
+        stage.data(content, f"{attack}/{name}")
+    return pictures
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with all columns of all rows."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _samples(result: BudgetResult, struck: Struck, store: SpectrogramSet, search: Search) -> list[dict[str, Any]]:
+    return [
+        {
+            "clip": store.name[index],
+            "source": store.source[index],
+            "class": store.classes[store.y[index]],
+            "target": store.classes[int(struck.samples.target[i])] if search.spec.targets else "",
+            "success": bool(result.success[i]),
+            "first_success": int(result.first_success[i]),
+            **{name: float(values[i]) for name, values in result.norms.items()},
+            "fooled_at": float(result.fooled_at[i]),
+            "resisted_at": float(result.resisted_at[i]),
+        }
+        for i, index in enumerate(struck.indices)
+    ]
+
+
+def _example(
+    result: BudgetResult, struck: Struck, store: SpectrogramSet, victim: Victim, search: Search
+) -> GalleryExample | None:
+    found = example(victim.network, struck.samples, search, result)
+    if found is None:
+        return None
+    i, x_adv = found
+    with torch.inference_mode():
+        image = torch.from_numpy(x_adv)[None, None].to(struck.samples.x.device)
+        scores = victim.network(image).softmax(1)[0]
+    return GalleryExample(
+        title=f"{result.attack}: {store.name[struck.indices[i]]}",
+        x=struck.samples.x[i, 0].cpu().numpy(),
+        x_adv=x_adv,
+        true_class=store.classes[int(struck.samples.y[i])],
+        adversarial_class=store.classes[int(scores.argmax())],
+        probability=float(scores.max()),
+    )

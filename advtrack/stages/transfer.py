@@ -1,0 +1,83 @@
+"""Entry point ``attack --budget-from``: the budgets found on one victim, tried on another; nothing is searched."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.errors import InputError
+from advtrack.reporting.records import AttackRecord
+from advtrack.search.result import wilson
+from advtrack.search.space import Budget
+from advtrack.search.study import struck_within
+from advtrack.stages.attack import Attacked, Attacking, attacked_by, find_records, read_record, search_of
+from advtrack.stages.evidence import csv_text
+from advtrack.stages.victims import find_victim
+from advtrack.tracking import runs
+
+logger = logging.getLogger("advtrack")
+
+CODE_VERSION = 1
+
+
+def run(options: Attacking) -> str:
+    """Strike a victim within the budgets of another; the MLflow run that holds the fooling rates.
+
+    Raises
+    ------
+    InputError
+        No such victim, or no budgets where the options look for them.
+    """
+    attacked = attacked_by(options)
+    budgets = _budgets(options)
+    key = {"victim": attacked.victim.checkpoint_id, "seed": options.seed, "samples": options.samples}
+    key |= {"protocol": options.protocol, "precision": options.precision}
+    key |= {attack: [record.run_id, record.bound] for attack, record in budgets.items()}
+    tags = attacked.tags() | {"budget_runs": ",".join(sorted({record.run_id for record in budgets.values()}))}
+    with runs.stage_run(
+        "transfer", CODE_VERSION, key, title=attacked.title, params=attacked.params(), tags=tags, force=options.force
+    ) as stage:
+        if not stage.reused:
+            stage.dataset(attacked.victim.description.dataset, attacked.store.data_digest, str(attacked.store.path))
+            for attack, record in budgets.items():
+                _strike(attack, record, attacked, stage)
+    return stage.run_id
+
+
+def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
+    """The records of a run, or of the victim that bears an alias or version number."""
+    origin = options.budget_from
+    if re.fullmatch("[0-9a-f]{32}", origin):
+        folders = runs.artifacts(origin, "") if runs.exists(origin) else set()
+        found = {attack: read_record(origin, attack) for attack in options.attacks if attack in folders}
+    else:
+        victim = find_victim(options.dataset, options.representation, options.model, origin)
+        found = find_records(victim, options.attacks)
+    if not found:
+        raise InputError(
+            f"--budget-from {origin}: no budget of {', '.join(options.attacks)} there; give an attack run, "
+            "or the alias or version of a victim that was attacked"
+        )
+    return {attack: found[attack] for attack in TABLE_ATTACKS if attack in found}
+
+
+def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.StageRun) -> None:
+    """Log the fooling rate within one budget, and whom it fools."""
+    struck = attacked.struck(attack)
+    budget = Budget(record.bound, record.iterations, record.settings)
+    success = struck_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
+    low, high = wilson(int(success.sum()), len(success))
+    stage.metrics({f"{attack}/{n}": v for n, v in (("fooling_rate", success.mean()), ("low", low), ("high", high))})
+    stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
+    names = np.array(attacked.store.name)[struck.indices]
+    rows = [{"clip": name, "success": bool(fooled)} for name, fooled in zip(names, success, strict=True)]
+    stage.text(csv_text(rows), f"{attack}/samples.csv")
+    logger.info(
+        "%s against %s: fooling rate %.3f (%.3f to %.3f) on %d clips, %s <= %.4g and %d iterations, those of run %s",
+        attack, attacked.title, success.mean(), low, high, len(success), record.norm, record.bound, record.iterations,
+        record.run_id,
+    )  # fmt: skip

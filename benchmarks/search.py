@@ -1,0 +1,259 @@
+"""Our budget search against Optuna's TPE and a geometric grid, both with ART's attacks: same clips, same tolerance.
+
+    pip install --no-deps -r benchmarks/requirements.txt
+    python benchmarks/search.py --model resnet18        (after the commands named in victim.py)
+
+What is asked is the smallest perturbation bound that fools 90% of the clips. TPE proposes eps, with the target as a
+constraint; a trial is one run of ART's attack on all clips. The grid goes up in steps of 5%, as armory's sweeps do, and
+stops where the target is reached: it is tried where that happens, and the cost of what lies below is that of the trials
+measured. Of Carlini-Wagner with ART, one trial is run, and counted as often as TPE has trials. Counted are samples that
+went backwards through the network. ``--full`` searches the budgets of all six attacks on all test clips instead. Writes JSON too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import art.attacks.evasion as art
+import numpy as np
+import optuna
+import peers
+import torch
+from torch import nn
+from victim import Chosen, add_options, choose
+
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.attacks.norms import perturbation_norms
+from advtrack.search.criterion import Criterion
+from advtrack.search.space import Samples, Search
+from advtrack.search.study import search_budget
+from advtrack.stages.samples import strike_list
+
+TARGET, TOLERANCE, ITERATIONS = 0.9, 0.05, 100
+OURS = "advtrack"
+
+
+def ours(network: nn.Module, samples: Samples, attack: str, trials: int, max_iter: int = 0) -> dict[str, Any]:
+    """Our search; its bound, the rate confirmed there, and what it took."""
+    search = Search(attack, Criterion("fooling_rate", TARGET), trials, 0, max_iter, TOLERANCE)
+    storage = optuna.storages.InMemoryStorage()
+    with peers.counted(network) as passes:
+        start = perf_counter()
+        result = search_budget(network, samples, search, storage, attack, attack)
+        seconds = perf_counter() - start
+    return {
+        "bound": result.budget.bound,
+        "iterations": result.budget.iterations,
+        "fooling_rate": result.fooling_rate,
+        "reached": result.reached,
+        "trials": len(result.trials),
+        "contradictions": result.contradictions,
+        "forwards": passes.forwards / len(samples),
+        "gradients": passes.backwards / len(samples),
+        "seconds": seconds,
+    }
+
+
+def struck(network: nn.Module, samples: Samples, classes: int, made: Any, norm: str) -> np.ndarray:
+    """Perturbations of ART's examples in a norm, infinite for failures."""
+    labels = np.eye(classes, dtype=np.float32)[samples.target.cpu().numpy()]
+    x_adv = torch.from_numpy(made.generate(samples.x.cpu().numpy(), labels)).to(samples.x.device)
+    with torch.no_grad():
+        fooled = network(x_adv).argmax(1) == samples.target
+    return perturbation_norms(x_adv, samples.x)[norm].where(fooled, torch.inf).cpu().numpy()
+
+
+def bim_with_art(network: nn.Module, samples: Samples, classes: int, eps: float) -> float:
+    """Fooling rate of ART's BIM."""
+    classifier = peers.art_classifier(network, samples.x, classes)
+    made = art.BasicIterativeMethod(classifier, eps, eps / 8, ITERATIONS, True, len(samples), verbose=False)
+    return float((struck(network, samples, classes, made, "linf") <= eps * (1 + 1e-5)).mean())
+
+
+def tpe_with_art(network: nn.Module, samples: Samples, classes: int, trials: int) -> dict[str, Any]:
+    """Optuna's TPE over ART's BIM: the smallest eps among trials that reach the target."""
+    eps_range = ATTACKS["bim_a"].space["eps"]
+    seconds: list[float] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=True)
+        start = perf_counter()
+        rate = bim_with_art(network, samples, classes, eps)
+        seconds.append(perf_counter() - start)
+        trial.set_user_attr("rate", rate)
+        trial.set_constraint("target_missed_by", TARGET - rate)
+        return eps
+
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    with peers.counted(network) as passes:
+        study.optimize(objective, n_trials=trials)
+    reached = [trial for trial in study.trials if trial.user_attrs["rate"] >= TARGET]
+    best = min(reached, key=lambda trial: trial.values[0], default=None)
+    return {
+        "bound": best.values[0] if best else math.inf,
+        "fooling_rate": best.user_attrs["rate"] if best else 0.0,
+        "trials": trials,
+        "gradients": passes.backwards / len(samples),
+        "seconds": sum(seconds),
+        "seconds_each": median(seconds),
+        "gradients_each": passes.backwards / len(samples) / trials,
+    }
+
+
+def grid_with_art(
+    network: nn.Module, samples: Samples, classes: int, near: float, each: dict[str, Any]
+) -> dict[str, Any]:
+    """The grid's first eps that reaches the target, near one that does; what the points up to it cost."""
+    low = ATTACKS["bim_a"].space["eps"].low
+    point = max(0, math.floor(math.log(near / low) / math.log(1 + TOLERANCE)) - 2)
+    while (rate := bim_with_art(network, samples, classes, low * (1 + TOLERANCE) ** point)) < TARGET:
+        point += 1
+    return {
+        "bound": low * (1 + TOLERANCE) ** point,
+        "fooling_rate": rate,
+        "trials": point + 1,
+        "gradients": each["gradients_each"] * (point + 1),
+        "seconds": each["seconds_each"] * (point + 1),
+    }
+
+
+def wagner_with_art(network: nn.Module, samples: Samples, classes: int, trials: int) -> dict[str, Any]:
+    """One trial of ART's Carlini-Wagner, times the trials of a study."""
+    classifier = peers.art_classifier(network, samples.x, classes)
+    made = art.CarliniL2Method(classifier, 0.0, True, 0.1, 6, 100, 1.0, batch_size=len(samples), verbose=False)
+    with peers.counted(network) as passes:
+        start = perf_counter()
+        distances = struck(network, samples, classes, made, "l2")
+        seconds = perf_counter() - start
+    bound = Criterion("fooling_rate", TARGET).smallest_bound(distances)
+    return {
+        "bound": bound,
+        "fooling_rate": float((distances <= bound).mean())
+        if math.isfinite(bound)
+        else float(np.isfinite(distances).mean()),
+        "trials": trials,
+        "gradients": trials * passes.backwards / len(samples),
+        "seconds": trials * seconds,
+    }
+
+
+def compared(chosen: Chosen, clips: int, trials: int, repeats: int) -> dict[str, Any]:
+    """BIM-a, BIM-b and Carlini-Wagner: ours and the others."""
+    network, classes = chosen.victim.network, len(chosen.store.classes)
+    samples = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], clips, 0, chosen.device).samples
+
+    def repeated(attack: str, **given: Any) -> dict[str, Any]:
+        rows = [ours(network, samples, attack, trials, **given) for _ in range(repeats)]
+        return {**rows[0], "seconds": median(row["seconds"] for row in rows)}
+
+    found: dict[str, Any] = {}
+    own = {attack: repeated(attack, max_iter=ITERATIONS) for attack in ("bim_a", "bim_b")}
+    others = {f"TPE with ART, {trials} trials": tpe_with_art(network, samples, classes, trials)}
+    (tpe,) = others.values()
+    others["grid with ART (points below are computed)"] = grid_with_art(network, samples, classes, tpe["bound"], tpe)
+    for attack, row in own.items():
+        found[attack] = {OURS: row, **others}
+        show(attack, found[attack])
+    wagner = wagner_with_art(network, samples, classes, trials)
+    found["carlini_wagner"] = {
+        OURS: repeated("carlini_wagner"),
+        f"TPE with ART, {trials} trials (one was run, times {trials})": wagner,
+    }
+    show("carlini_wagner", found["carlini_wagner"])
+    return found
+
+
+def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Print one comparison."""
+    print(f"\n{attack}")
+    print(f"  {'':56} {'bound':>8} {'rate':>6} {'trials':>7} {'gradients':>10} {'seconds':>9}")
+    for name, row in rows.items():
+        print(
+            f"  {name:56} {row['bound']:8.4g} {row['fooling_rate']:6.1%} {row['trials']:7} {row['gradients']:10.0f} "
+            f"{row['seconds']:9.1f}"
+        )
+    mine = rows[OURS]
+    for name, row in rows.items():
+        if name != OURS:
+            print(
+                f"  of {name}: bound {mine['bound'] / row['bound']:.3f}, "
+                f"1/{row['gradients'] / mine['gradients']:.0f} of the gradients (needed 1/20), 1/{row['seconds'] / mine['seconds']:.0f} of the time (needed 1/30)"
+            )
+
+
+def full(chosen: Chosen, trials: int, attacks: list[str]) -> dict[str, Any]:
+    """Each attack's search on as many test clips as it strikes by default, beside the cost of the passes alone."""
+    network = chosen.victim.network
+    found: dict[str, Any] = {}
+    for attack in attacks:
+        spec = ATTACKS[attack]
+        limit = spec.sample_limit or 0
+        samples = strike_list(chosen.victim, chosen.store, spec, limit, 0, chosen.device).samples
+        unit = passes_cost(network, samples.x[:32])
+        row = ours(network, samples, attack, trials)
+        floor = len(samples) * (row["forwards"] * unit["forward"] + row["gradients"] * unit["backward"])
+        found[attack] = {**row, "clips": len(samples), "floor_seconds": floor}
+        print(
+            f"{attack}: {row['seconds']:.0f} s for {len(samples)} clips ({row['seconds'] / len(samples):.1f} s each), "
+            f"passes alone {floor:.0f} s; bound {row['bound']:.4g}, rate {row['fooling_rate']:.1%}, "
+            f"{row['trials']} trials, {row['forwards']:.0f} forwards and {row['gradients']:.0f} gradients a clip"
+        )
+    print(f"together {sum(row['seconds'] for row in found.values()) / 60:.1f} min")
+    return found
+
+
+def passes_cost(network: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """Seconds of a sample's forward and backward pass in a full batch."""
+
+    def timed(function: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(4):
+            start = perf_counter()
+            function()
+            seconds.append(perf_counter() - start)
+        return median(seconds[1:]) / len(x)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(x)
+
+    def both() -> None:
+        given = x.clone().requires_grad_()
+        torch.autograd.grad(network(given).sum(), given)
+
+    alone = timed(forward)
+    return {"forward": alone, "backward": timed(both) - alone}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=3, help="of our searches")
+    parser.add_argument("--full", action="store_true", help="all test clips and attacks, ours alone")
+    parser.add_argument("--attack", choices=TABLE_ATTACKS, action="append", help="with --full; all unless given")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/search.json"))
+    arguments = parser.parse_args()
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    chosen = choose(arguments)
+    chosen.victim.network.eval().requires_grad_(False)
+    print(chosen.title)
+    if arguments.full:
+        found = full(chosen, arguments.trials, arguments.attack or list(TABLE_ATTACKS))
+    else:
+        found = compared(chosen, arguments.clips, arguments.trials, arguments.repeats)
+    arguments.out.write_text(json.dumps({"victim": chosen.title, **found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

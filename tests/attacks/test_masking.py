@@ -1,0 +1,78 @@
+"""Victims that mask their gradients in known ways, and one that does not."""
+
+import pytest
+import torch
+from torch import nn
+
+from advtrack.attacks.masking import masking_signs
+
+
+class Scaled(nn.Module):
+    """Saturated: logits so far apart that the loss is flat."""
+
+    def __init__(self, network, scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x):
+        return self.scale * self.network(x)
+
+
+class Quantised(nn.Module):
+    """Inputs in two levels: no gradient passes (and what does not is a zero)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network((x > 0.5).to(x.dtype) + 0 * x)
+
+
+class Wrinkled(nn.Module):
+    """Fine ripples on top, whose slope covers that of the victim and leads nowhere far."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x + 0.002 * torch.sin(5000 * x))
+
+
+def signs(network, clips, predict, eps=0.1):
+    x = clips(40, dtype=torch.float32)
+    return masking_signs(network, x, predict(network, x), eps=eps)
+
+
+def test_an_honest_victim_has_no_sign(mlp_victim, clips, predict):
+    found = signs(mlp_victim(dtype=torch.float32), clips, predict)
+    assert not any(found.flags().values())
+    assert found.many_steps > 0 and found.one_step <= found.many_steps and found.unbounded == 1
+    assert found.vanishing == 0 and found.loss_short <= found.loss_long
+
+
+def test_saturation_shows_in_the_gradients(mlp_victim, clips, predict):
+    found = signs(Scaled(mlp_victim(dtype=torch.float32), 1e4), clips, predict)
+    assert found.flags()["gradients_vanish"] and found.vanishing > 0.5
+
+
+def test_quantisation_leaves_no_gradient_and_no_way_out(mlp_victim, clips, predict):
+    found = signs(Quantised(mlp_victim(dtype=torch.float32)), clips, predict)
+    assert found.vanishing == 1 and found.flags()["gradients_vanish"]
+    assert found.unbounded < 1 and found.flags()["unbounded_fails"]
+
+
+def test_ripples_make_longer_runs_useless(mlp_victim, clips, predict):
+    honest, rippled = mlp_victim(dtype=torch.float32), Wrinkled(mlp_victim(dtype=torch.float32))
+    assert signs(rippled, clips, predict).many_steps < signs(honest, clips, predict).many_steps
+    assert any(signs(rippled, clips, predict).flags().values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_victim_and_its_inputs_stay_as_they_are(mlp_victim, clips, predict, training):
+    network, x = mlp_victim(dtype=torch.float32).train(training), clips(6, dtype=torch.float32)
+    y, before = predict(network, x), x.clone()
+    first = masking_signs(network.train(training), x, y, eps=0.1)
+    assert network.training == training and torch.equal(x, before)
+    assert masking_signs(network, x, y, eps=0.1) == first

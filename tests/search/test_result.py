@@ -1,0 +1,99 @@
+"""Statistics of a budget, against closed forms, simulation and SciPy's definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from advtrack.search.criterion import Criterion
+from advtrack.search.result import BudgetResult, ratio_of_means, wilson
+from advtrack.search.space import Budget
+
+
+def result_of(success, norm, reached=True, fooled_at=None, resisted_at=None):
+    success = np.array(success)
+    n = len(success)
+    return BudgetResult(
+        attack="bim_a",
+        norm="linf",
+        criterion=Criterion("fooling_rate", 0.5),
+        budget=Budget(1.0, 5, {}),
+        fooling_rate=float(success.mean()),
+        reached=reached,
+        success=success,
+        first_success=np.zeros(n, int),
+        norms={name: np.array(norm, float) for name in ("l0", "l2", "linf")},
+        fooled_at=np.full(n, np.inf) if fooled_at is None else np.array(fooled_at),
+        resisted_at=np.zeros(n) if resisted_at is None else np.array(resisted_at),
+        largest=10.0,
+        failures_count_as=9.0,
+        missed_at=None,
+        front=[],
+        passes=0,
+        contradictions=0,
+        trials=[],
+        study_name="s",
+    )
+
+
+def test_perturbation_is_of_successes_or_counts_failures_as_the_largest():
+    assert result_of([True, False, True], [1, 5, 3]).perturbation() == 2
+    assert result_of([True, False, True], [1, 5, 3], reached=False).perturbation() == pytest.approx(13 / 3)
+    assert result_of([False, False], [1, 5], reached=False).perturbation() == 9
+    assert result_of([True, False, True], [1, 5, 3]).mean_norms() == {"l0": 2, "l2": 2, "linf": 2}
+    assert all(np.isnan(list(result_of([False], [1], reached=False).mean_norms().values())))
+
+
+def test_quantiles_are_of_the_successes():
+    found = result_of([True] * 5 + [False], [1, 2, 3, 4, 5, 99]).norm_quantiles()
+    assert found["l2_q50"] == 3 and found["linf_q25"] == 2 and len(found) == 15
+    assert result_of([False], [1]).norm_quantiles() == {}
+
+
+def test_the_curve_lies_between_what_is_known_and_what_is_not_excluded():
+    result = result_of([True] * 3, [1, 1, 1], fooled_at=[2.0, 4.0, np.inf], resisted_at=[1.0, 1.0, 3.0])
+    third = pytest.approx(1 / 3)
+    assert result.curve() == [
+        (1.0, 0.0, 0.0),
+        (2.0, third, pytest.approx(2 / 3)),
+        (3.0, third, pytest.approx(2 / 3)),
+        (4.0, pytest.approx(2 / 3), 1.0),
+    ]
+    low, high = result.auc()
+    assert low == pytest.approx(1 - (2 + 4 + 10) / 30) and high == pytest.approx(1 - (1 + 1 + 3) / 30)
+
+
+def test_a_curve_of_exact_distances_has_no_doubt():
+    exact = [2.0, 4.0, np.inf]
+    result = result_of([True] * 3, [1, 1, 1], fooled_at=exact, resisted_at=exact)
+    assert [least == most for _, least, most in result.curve()] == [True, True]
+    assert result.auc()[0] == result.auc()[1]
+
+
+def test_wilsons_interval_by_its_formula():
+    z, n, k = 1.959963984540054, 20, 17
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    assert wilson(k, n) == pytest.approx((centre - half, centre + half))
+    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
+
+
+def test_the_interval_of_a_ratio_covers_it():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for repeat in range(200):
+        plain, robust = rng.gamma(4, 1, 40), rng.gamma(4, 2, 40)
+        ratio, low, high = ratio_of_means(robust, plain, repeat)
+        assert low <= ratio <= high
+        covered += low <= 2 <= high
+    assert 0.9 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize(("robust", "plain"), [([], [1.0]), ([1.0], []), ([1.0], [0.0])])
+def test_a_ratio_without_a_base_is_undefined(robust, plain):
+    assert all(math.isnan(value) for value in ratio_of_means(np.array(robust), np.array(plain), 0))
+
+
+def test_a_ratio_is_repeatable():
+    values = np.array([1.0, 2.0, 4.0])
+    assert ratio_of_means(values, 2 * values, 1) == ratio_of_means(values, 2 * values, 1)

@@ -1,0 +1,178 @@
+"""Processes that search together, on every kind of storage, and what is left of one that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from advtrack.search.study import open_storage
+
+SEARCHER = Path(__file__).with_name("searcher.py")
+# 22 of 24 samples are needed; they lie evenly in the logarithm between 10**-2.7 and 10**-0.7.
+NEEDED = 10 ** np.linspace(-2.7, -0.7, 24)[21]
+TOLERANCE = 0.05
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server of its own; the address of its database."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL server is installed here (Debian's package is called postgresql)")
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="advtrack-pg-"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    if as_postgres:
+        shutil.chown(folder, "postgres")
+
+    def pg(*command):
+        subprocess.run([*as_postgres, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    data = str(folder / "data")
+    pg(str(found[-1] / "initdb"), "-D", data, "-A", "trust", "-U", "advtrack")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    pg(str(found[-1] / "pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql://advtrack@127.0.0.1:{port}/postgres"
+    pg(str(found[-1] / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite"])
+def url(request, tmp_path):
+    if request.param == "postgresql":
+        address = request.getfixturevalue("postgresql")
+        storage = open_storage(address)
+        for name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        return address
+    return f"{request.param}:///{tmp_path / 'studies'}"
+
+
+every_storage = pytest.mark.parametrize("url", ["sqlite", "journal", "postgresql"], indirect=True)
+
+
+def begin(url, attack="bim_a", seconds=0.0, workers=1):
+    command = [sys.executable, str(SEARCHER), url, attack, str(seconds), str(workers)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "begun", process.communicate()[1]
+    return process
+
+
+def result_of(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def trials_of(url):
+    return optuna.load_study(study_name="study", storage=open_storage(url)).trials
+
+
+def check(url, found, dead=0):
+    """The budget is right; every step was done once; what was left undone is marked so."""
+    bound, _, settings, rate, passes = found
+    assert NEEDED * 0.999 <= bound <= NEEDED * (1 + TOLERANCE) and not settings and rate >= 0.9
+    trials = trials_of(url)
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    steps = Counter((trial.user_attrs["step"], *trial.params.values()) for trial in done)
+    assert max(steps.values()) == 1
+    assert passes == sum(trial.user_attrs["passes"] for trial in done)
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    return states
+
+
+@every_storage
+def test_processes_share_one_search(url):
+    together = [begin(url, seconds=0.05) for _ in range(2)]
+    results = [result_of(process) for process in together]
+    assert results[0][:4] == results[1][:4]
+    check(url, max(results, key=lambda found: found[4]))
+    trials = len(trials_of(url))
+    assert result_of(begin(url))[:4] == results[0][:4] and len(trials_of(url)) == trials  # not done again
+
+
+@every_storage
+def test_a_killed_process_costs_the_others_its_trial_only(url):
+    doomed, other = [begin(url, seconds=0.1) for _ in range(2)]
+    wait_for(lambda: any(trial.user_attrs["process"]["pid"] == doomed.pid for trial in running(url)))
+    doomed.kill()
+    doomed.wait()
+    states = check(url, result_of(other))
+    assert states[TrialState.FAIL] >= 1
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def tried(url):
+    try:
+        return trials_of(url)
+    except KeyError:  # the study is not there yet
+        return []
+
+
+def running(url):
+    return [trial for trial in tried(url) if trial.state == TrialState.RUNNING and "process" in trial.user_attrs]
+
+
+def owners(url):
+    return {trial.user_attrs["process"]["pid"] for trial in trials_of(url)}
+
+
+def alive(pids):
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_workers_end_with_the_search(url):
+    check(url, result_of(begin(url, seconds=0.1, workers=2)))
+    assert len(owners(url)) == 2 and not alive(owners(url))
+
+
+def test_workers_end_with_a_process_that_is_killed(url):
+    process = begin(url, seconds=0.2, workers=2)
+    wait_for(lambda: len({trial.user_attrs["process"]["pid"] for trial in running(url)}) == 2)
+    pids = owners(url)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(pids))
+    check(url, result_of(begin(url)))
+
+
+@pytest.mark.parametrize("url", ["journal"], indirect=True)
+def test_settings_are_shared_out_too(url):
+    together = [begin(url, attack="carlini_wagner", seconds=0.005) for _ in range(2)]
+    results = [result_of(process) for process in together]
+    assert results[0][:4] == results[1][:4]
+    done = [trial for trial in trials_of(url) if trial.state == TrialState.COMPLETE]
+    settings = Counter(tuple(trial.params.values()) for trial in done)
+    assert max(settings.values()) == 1 and len(settings) == 2  # a cap of 12 leaves the constants to search
+    assert {trial.state for trial in trials_of(url)} <= {TrialState.COMPLETE, TrialState.FAIL}
+
+
+def test_an_interrupt_keeps_what_is_done_and_says_so(url):
+    process = begin(url, seconds=0.05)
+    wait_for(lambda: any(trial.state == TrialState.COMPLETE for trial in tried(url)))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far trial" in err
+    assert not running(url)
+    check(url, result_of(begin(url)))
