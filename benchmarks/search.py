@@ -7,7 +7,8 @@ What is asked is the smallest perturbation bound that fools 90% of the clips. TP
 constraint; a trial is one run of ART's attack on all clips. The grid goes up in steps of 5%, as armory's sweeps do, and
 stops where the target is reached: it is tried where that happens, and the cost of what lies below is that of the trials
 measured. Of Carlini-Wagner with ART, one trial is run, and counted as often as TPE has trials. Counted are samples that
-went backwards through the network. ``--full`` searches the budgets of all six attacks on all test clips instead. Writes JSON too.
+went backwards through the network. ``--full`` searches the budgets of all six attacks on all test clips instead.
+Writes JSON too.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def grid_with_art(
 def wagner_with_art(network: nn.Module, samples: Samples, classes: int, trials: int) -> dict[str, Any]:
     """One trial of ART's Carlini-Wagner, times the trials of a study."""
     classifier = peers.art_classifier(network, samples.x, classes)
-    made = art.CarliniL2Method(classifier, 0.0, True, 0.1, 6, 100, 1.0, batch_size=len(samples), verbose=False)
+    made = art.CarliniL2Method(classifier, 0.0, True, 0.1, 3, 50, 1.0, batch_size=len(samples), verbose=False)
     with peers.counted(network) as passes:
         start = perf_counter()
         distances = struck(network, samples, classes, made, "l2")
@@ -182,9 +183,10 @@ def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
     mine = rows[OURS]
     for name, row in rows.items():
         if name != OURS:
+            gradients, seconds = row["gradients"] / mine["gradients"], row["seconds"] / mine["seconds"]
             print(
-                f"  of {name}: bound {mine['bound'] / row['bound']:.3f}, "
-                f"1/{row['gradients'] / mine['gradients']:.0f} of the gradients (needed 1/20), 1/{row['seconds'] / mine['seconds']:.0f} of the time (needed 1/30)"
+                f"  of {name}: bound {mine['bound'] / row['bound']:.3f}, 1/{gradients:.0f} of the gradients (needed 1/20), "
+                f"1/{seconds:.0f} of the time (needed 1/30)"
             )
 
 
