@@ -185,8 +185,8 @@ def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
         if name != OURS:
             gradients, seconds = row["gradients"] / mine["gradients"], row["seconds"] / mine["seconds"]
             print(
-                f"  of {name}: bound {mine['bound'] / row['bound']:.3f}, 1/{gradients:.0f} of the gradients (needed 1/20), "
-                f"1/{seconds:.0f} of the time (needed 1/30)"
+                f"  of {name}: bound {mine['bound'] / row['bound']:.3f}, 1/{gradients:.0f} of the gradients "
+                f"(needed 1/20), 1/{seconds:.0f} of the time (needed 1/30)"
             )
 
 

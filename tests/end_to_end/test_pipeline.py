@@ -104,62 +104,12 @@ def test_a_study_tells_the_dashboard_what_it_found(finished):
     assert runs.read_artifact(attack.info.run_id, "bim_a/curve.png") in files
 
 
-def test_the_command_in_the_note_finds_the_finished_search(finished):
-    place, _ = finished
-    attack = runs.find({"stage": "attack", "training": "adversarial"})[0]
-    name = runs.tag(attack, "bim_b.study")
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
-    trials = len(study.trials)
-    result = place.advtrack(*shlex.split(study.user_attrs["command"])[1:])
-    assert result.exit_code == 0, result.output
-    assert "bim_b: already searched" in result.output and len(study.trials) == trials
-
-
 def test_perturbations_of_a_robust_victim_are_held_against_the_plain_one(finished):
     plain, robust = (runs.find({"stage": "attack", "training": kind})[0] for kind in ("plain", "adversarial"))
     for norm in ("l0", "l2", "linf"):
         ratio, low, high = (robust.data.metrics[f"deepfool/ratio_{norm}{end}"] for end in ("", "_low", "_high"))
         assert low <= ratio <= high
         assert ratio == pytest.approx(robust.data.metrics[f"deepfool/{norm}"] / plain.data.metrics[f"deepfool/{norm}"])
-
-
-def test_budgets_found_on_one_victim_are_tried_on_another(finished):
-    place, _ = finished
-    robust = runs.find({"stage": "attack", "training": "adversarial"})[0].info.run_id
-    plain = runs.find({"stage": "attack", "training": "plain"})[0].info.run_id
-    asked = ["attack", "--model", "resnet18", "--victim", "robust", "--samples", "6,pia=2,jsma=3"]
-    for origin in (plain, "standard"):
-        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
-        assert result.exit_code == 0, result.output
-    found = runs.find({"stage": "transfer"})
-    assert len(found) == 1  # the same budgets
-    record = json.loads(runs.read_artifact(robust, "bim_b/result.json"))
-    assert found[0].data.metrics["bim_b/fooling_rate"] == pytest.approx(record["transferred_fooling_rate"])
-    assert registry.by_alias(NAME, "robust").tags["attack.bim_b"] == robust  # its own search remains the one shown
-    for origin, named in (("0" * 32, "no budget of bim_b"), ("nobody", "nobody"), ("99", "99")):
-        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
-        assert result.exit_code == 2 and named in result.output and len(result.output.splitlines()) == 1
-
-
-def test_the_papers_protocol_strikes_more_than_the_test_clips(finished):
-    place, _ = finished
-    search = [
-        "attack",
-        "--model",
-        "resnet18",
-        "--attack",
-        "deepfool",
-        "--max-iter",
-        "5",
-        "--target-fooling-rate",
-        "0.5",
-    ]
-    clips = {}
-    for protocol in ("test", "paper"):
-        result = place.advtrack(*search, "--protocol", protocol)
-        assert result.exit_code == 0, result.output
-        clips[protocol] = runs.find({"stage": "attack"})[0].data.metrics["deepfool/samples"]
-    assert clips["paper"] > 2 * clips["test"]
 
 
 def test_table_two_is_the_mean_of_the_transferred_rates(finished):
@@ -272,3 +222,54 @@ def test_predictions_of_a_victim_are_those_of_its_network(finished):
     test = split_store(store, 0).test
     accuracy = (probabilities(victim.network, store, test).argmax(1) == store.y[test]).mean()
     assert accuracy == pytest.approx(float(version.tags["accuracy"]), abs=1e-4)
+
+
+def test_budgets_found_on_one_victim_are_tried_on_another(finished):
+    place, _ = finished
+    robust = registry.by_alias(NAME, "robust").tags["attack.bim_b"]
+    plain = registry.by_alias(NAME, "standard").tags["attack.bim_b"]
+    asked = ["attack", "--model", "resnet18", "--victim", "robust", "--samples", "6,pia=2,jsma=3"]
+    for origin in (plain, "standard"):
+        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
+        assert result.exit_code == 0, result.output
+    found = runs.find({"stage": "transfer"})
+    assert len(found) == 1  # the same budgets
+    record = json.loads(runs.read_artifact(robust, "bim_b/result.json"))
+    assert found[0].data.metrics["bim_b/fooling_rate"] == pytest.approx(record["transferred_fooling_rate"])
+    assert registry.by_alias(NAME, "robust").tags["attack.bim_b"] == robust  # its own search remains the one shown
+    for origin, named in (("0" * 32, "no budget of bim_b"), ("nobody", "nobody"), ("99", "99")):
+        result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
+        assert result.exit_code == 2 and named in result.output and len(result.output.splitlines()) == 1
+
+
+def test_the_papers_protocol_strikes_more_than_the_test_clips(finished):
+    place, _ = finished
+    search = [
+        "attack",
+        "--model",
+        "resnet18",
+        "--attack",
+        "deepfool",
+        "--max-iter",
+        "5",
+        "--target-fooling-rate",
+        "0.5",
+    ]
+    clips = {}
+    for protocol in ("test", "paper"):
+        result = place.advtrack(*search, "--protocol", protocol)
+        assert result.exit_code == 0, result.output
+        clips[protocol] = runs.find({"stage": "attack"})[0].data.metrics["deepfool/samples"]
+    assert clips["paper"] > 2 * clips["test"]
+
+
+def test_the_command_in_the_note_finds_the_finished_search(finished, caplog):
+    place, _ = finished
+    attack = runs.find({"stage": "attack", "training": "adversarial"})[0]
+    name = runs.tag(attack, "bim_b.study")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
+    trials = len(study.trials)
+    caplog.set_level("INFO", "advtrack")
+    result = place.advtrack(*shlex.split(study.user_attrs["command"])[1:])
+    assert result.exit_code == 0, result.output
+    assert "bim_b: already searched" in caplog.text and len(study.trials) == trials
