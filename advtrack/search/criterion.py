@@ -48,7 +48,8 @@ class Criterion:
     def missed_by(self, smallest: np.ndarray, bound: float) -> float:
         """By how much the target is missed, at most 0 if it is reached: in samples, or in area."""
         if self.name == "auc":
-            return self.target - self.score(smallest, bound)
+            missed = self.target - self.score(smallest, bound)
+            return 0.0 if abs(missed) < 1e-9 else missed  # the smallest bound reaches it but for rounding
         return float(successes_needed(self.target, len(smallest)) - (smallest <= bound).sum())
 
     def smallest_bound(self, smallest: np.ndarray) -> float:

@@ -277,6 +277,63 @@ def test_bim_a_needs_only_the_needed_firsts(storage, script):
     assert result.success.tolist() == [True, True, True, True, False] and result.fooling_rate == 0.8
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_whoever_proposes_the_budget_reaches_the_target(storage, sampler):
+    victim, samples, minimal = known_victim()
+    result = find(victim, samples, bim(sampler=sampler, trials=14), storage)
+    expected = np.sort(minimal)[13]
+    assert result.reached and result.fooling_rate >= 0.9 and result.budget.bound >= expected * 0.999
+    assert sum(trial["step"] == "probe" for trial in result.trials) <= 14
+    tried = [trial["bound"] for trial in result.trials if trial["bound"] >= expected]
+    assert result.budget.bound == min(tried)
+    for trial in loaded(storage).trials:
+        assert (max(trial.constraints.values()) <= 0) == (trial.values[0] >= expected * 0.999)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_whoever_proposes_settings_each_is_run_once(storage, settings_script, sampler):
+    calls = settings_script({(i, s): [1.0, 1.0, 1.0] for i in CW["max_iter"] for s in CW["binary_search_steps"]})
+    result = find(None, marked(3), searching("carlini_wagner", 0.9, sampler=sampler), storage)
+    assert len(calls) == len(result.trials) == 4
+
+
+@BIM
+@pytest.mark.parametrize("target", [0.5, 0.8])
+def test_the_smallest_bound_of_an_area(storage, attack, target):
+    """The area is that under the exact fooling rate: at the budget it reaches the target, and not much below."""
+    victim, samples, minimal = known_victim(low=0.002, high=0.02)
+    result = find(victim, samples, bim(attack, target, criterion="auc"), storage)
+    expected = result.criterion.smallest_bound(minimal)
+    assert result.reached and expected * 0.999 <= result.budget.bound <= expected * (1 + TOLERANCE) * 1.01
+    low, high = result.auc()
+    assert low <= 1 - np.minimum(minimal, 0.3).mean() / 0.3 <= high
+
+
+def test_an_area_out_of_reach_is_a_finished_result(storage):
+    victim, samples, _ = known_victim(low=0.1, high=0.28)
+    result = find(victim, samples, bim(target=0.9, criterion="auc"), storage)
+    assert not result.reached and result.budget.bound == 0.3 and result.fooling_rate == 1.0
+
+
+@pytest.mark.parametrize("attack", ["deepfool", "carlini_wagner"])
+def test_the_area_of_an_attack_that_minimises(storage, attack):
+    victim = FewClasses()
+    samples = victim.clips(12)
+    result = find(victim, samples, searching(attack, 0.5, criterion="auc", max_iter=20), storage)
+    assert result.reached and result.criterion.score(result.fooled_at, result.budget.bound) == pytest.approx(0.5)
+
+
+def test_the_front_holds_what_nothing_betters_and_the_budget_leads_it(storage):
+    victim, samples, _ = known_victim()
+    result = find(victim, samples, bim(), storage)
+    assert result.front[0] == (result.budget.bound, result.budget.iterations)
+    bounds, iterations = zip(*result.front, strict=True)
+    assert list(bounds) == sorted(bounds) and list(iterations) == sorted(iterations, reverse=True)
+    for bound, fewest in result.front:
+        outcome = bim().strike(victim, samples, eps=bound, max_iter=fewest)
+        assert outcome.success.double().mean() >= 0.9
+
+
 class Killed(Exception):
     """Stands for a kill."""
 
