@@ -37,8 +37,12 @@ class Process:
         return self.host == socket.gethostname()
 
     def lives(self) -> bool:
-        """Whether this machine has a process of this number that began then, by a clock that may have been set."""
+        """Whether this machine has a process of this number that began then, by a clock that may have been set.
+
+        One that has ended, and that its parent has not asked after yet, does not live.
+        """
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.since) < 2
+            found = psutil.Process(self.pid)
+            return abs(found.create_time() - self.since) < 2 and found.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
