@@ -49,13 +49,14 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
     title : str or None
         Of the progress bar; None for none.
     """
+    exhausted = False
     with tqdm(total=search.trials, desc=title, unit="trial", leave=False, disable=title is None) as progress:
         while True:
             reap(study)
             known = _known(study, samples, search)
             progress.update(known.probes - progress.n)
             bounds = known.bounds
-            settled = bounds.settled(search.tolerance) or known.probes >= search.trials
+            settled = exhausted or bounds.settled(search.tolerance) or known.probes >= search.trials
             if settled and (confirmed := _confirmed(known, search)):
                 return _found(known, confirmed)
             if search.sampler == "bounds":
@@ -65,7 +66,8 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
             elif known.probes + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
-                _probe(network, samples, search, study, bounds)
+                # What is proposed again, on a victim that contradicts itself, teaches nothing more.
+                exhausted = not _probe(network, samples, search, study, bounds) and not underway(study, _PROBE)
 
 
 def _eps(search: Search) -> Range:
@@ -86,10 +88,10 @@ def _known(study: Study, samples: Samples, search: Search) -> _Known:
         if trial.user_attrs[STEP] == _CONFIRM:
             known.confirmations.append(trial)
         # What a shorter run failed to fool, the longest may.
-        attacked, success = np.array(evidence["attacked"], int), np.array(evidence["success"], bool)
-        shown = success | (trial.user_attrs[STEP] == _PROBE or trial.user_attrs["longest"])
+        attacked, fooled = np.array(evidence["attacked"], int), np.array(evidence["fooled"], bool)
+        shown = fooled | (trial.user_attrs[STEP] == _PROBE or trial.user_attrs["longest"])
         first = np.array(evidence["first_success"], float)
-        known.bounds.record(attacked[shown], trial.params["eps"], success[shown], first[shown])
+        known.bounds.record(attacked[shown], trial.params["eps"], fooled[shown], first[shown])
     return known
 
 
@@ -103,11 +105,14 @@ def _suggest_both(trial: Trial, search: Search) -> None:
     trial.suggest_int("max_iter", 1, search.longest())
 
 
-def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> None:
-    """Attack the samples that an eps leaves undecided, batch by batch, until the target is reached or lost."""
+def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> bool:
+    """Attack the samples that an eps leaves undecided, batch by batch, until the target is reached or lost.
+
+    False if nothing was done: another process is at this eps, or it was tried before.
+    """
     trial = take(study, _PROBE, partial(_suggest_eps, search=search))
     if trial is None:
-        return
+        return False
     eps, longest = trial.params["eps"], search.longest()
     attacked, success, first = np.empty(0, int), np.empty(0, bool), np.empty(0, int)
     passes = 0
@@ -127,10 +132,11 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, b
             attacked, success = np.append(attacked, batch), np.append(success, fooled)
             first = np.append(first, firsts)
             passes += passes_of(outcome)
-        evidence = {"attacked": attacked.tolist(), "success": success.tolist(), "first_success": first.tolist()}
+        evidence = {"attacked": attacked.tolist(), "fooled": success.tolist(), "first_success": first.tolist()}
         reached = bounds.decision(eps) is True
         iterations = _iterations(bounds.iterations(eps), search) if reached else longest
         _tell(study, trial, search, evidence, bounds.fooled_at, bounds.resisting(), iterations, passes)
+    return True
 
 
 def _iterations(fewest: np.ndarray, search: Search) -> int:
@@ -146,7 +152,7 @@ def _iterations(fewest: np.ndarray, search: Search) -> int:
 def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study, known: _Known) -> None:
     """Attack every sample from scratch at the smallest eps known to reach the target."""
     bounds, longest = known.bounds, search.longest()
-    eps = _to_confirm(known)
+    eps = _to_confirm(known, search)
     max_iter = min(int(np.ceil(_MARGIN * _iterations(bounds.iterations(eps), search))), longest)
     # An area is that of the longest runs.
     if search.criterion.name == "auc" or any(trial.params["eps"] == eps for trial in known.confirmations):
@@ -158,23 +164,31 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
         outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
         passes = passes_of(outcome)
         iterations, success = _fewest_iterations(outcome, search, max_iter)
+        fooled, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
+        if outcome.success_at is not None:
+            # Each was fooled at an iterate of its own; that does not count if not enough of them are at one together.
+            together = success.sum() >= successes_needed(search.criterion.target, len(samples))
+            fooled = first >= 0 if together else success
         if outcome.success_at is not None and iterations < max_iter:
             # An attack that goes on after a success ends with the iterate that its budget ends with.
             outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
             success = outcome.success.cpu().numpy()
             passes += passes_of(outcome)
-        evidence = {**evidence_of(outcome), "success": success.tolist(), "attacked": list(range(len(samples)))}
+        evidence = {**evidence_of(outcome), "success": success.tolist(), "fooled": fooled.tolist()}
+        evidence |= {"first_success": first.tolist(), "attacked": list(range(len(samples)))}
         fooled_at = np.where(success, eps, np.inf)
         if search.criterion.name == "auc":
-            bounds.record(np.arange(len(samples)), eps, success, outcome.first_success.cpu().numpy())
+            bounds.record(np.arange(len(samples)), eps, fooled, first)
             fooled_at = bounds.fooled_at
         trial.set_user_attr("longest", max_iter == longest)
         _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes)
 
 
-def _to_confirm(known: _Known) -> float:
+def _to_confirm(known: _Known, search: Search) -> float:
     """The smallest eps that is known to reach the target and has not failed to; the largest of all if there is none."""
     bounds = known.bounds
+    if len(known.confirmations) >= search.trials:  # a victim that goes on to contradict itself
+        return bounds.high
     lost = [t.params["eps"] for t in known.confirmations if t.user_attrs["longest"] and not t.user_attrs["reached"]]
     reached = bounds.bracket()[1]
     if not lost or reached > max(lost):
@@ -226,7 +240,7 @@ def _confirmed(known: _Known, search: Search) -> FrozenTrial | None:
     """The confirmation that ends the search, if there is one."""
     bounds = known.bounds
     missed, _ = bounds.bracket()
-    eps = _to_confirm(known)
+    eps = _to_confirm(known, search)
     reached = [trial for trial in known.confirmations if trial.user_attrs["reached"]]
     if reached:
         smallest = min(reached, key=lambda trial: (trial.params["eps"], trial.number))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import PartialFixedSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from advtrack.processes import Process
+
+logger = logging.getLogger("advtrack")
 
 #: The attribute of a trial that says what it is for.
 STEP = "step"
@@ -97,17 +101,20 @@ def _trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
 
 @contextmanager
 def working(study: Study, trial: Trial) -> Iterator[None]:
-    """Give signs of life for a trial; one that an error ends has failed."""
+    """Give signs of life for a trial; one that an error ends has failed, one that others have closed is lost."""
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(_HEARTBEAT):
-            trial.set_user_attr(_BEAT, time.time())
+        with suppress(UpdateFinishedTrialError):
+            while not over.wait(_HEARTBEAT):
+                trial.set_user_attr(_BEAT, time.time())
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
     try:
         yield
+    except UpdateFinishedTrialError:
+        logger.warning("trial %d was closed by another process, which took this one for dead", trial.number)
     except BaseException:
         fail(study, trial.number)
         raise

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 from tqdm import tqdm
 
-from advtrack.search.claims import reap, take, underway, working
+from advtrack.search.claims import reap, take, underway, wait, working
 from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
 
 #: The only step of the search.
@@ -56,6 +56,9 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
             progress.update(len(done) - progress.n)
             if not left or len(done) >= len(grid):
                 return _found(finished, search, samples)
+            if running and len(done) + len(running) >= len(grid):
+                wait()
+                continue
             fixed = next((settings for settings in left if settings not in running), left[0]) if in_turn else None
             trial = take(study, _RUN, lambda trial: _suggest(trial, search), fixed)
             # A sampler that proposes what is done already is helped out.
@@ -93,7 +96,7 @@ def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples
     for iterations in [longest] if first is None else np.unique(np.maximum(first[success], 1)):
         within = distances if first is None else np.where(first <= iterations, distances, np.inf)
         bound = search.criterion.smallest_bound(within)
-        if np.isfinite(bound):
+        if bound <= search.largest(samples.x) or (np.isfinite(bound) and search.criterion.name == "fooling_rate"):
             reached.append((bound, int(iterations)))
     bound, iterations = min(reached, default=(search.largest(samples.x), longest))
     others = {name: value for name, value in settings.items() if name != "max_iter"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import random
 import re
 import time
 import warnings
@@ -39,6 +41,8 @@ logger = logging.getLogger("advtrack")
 _JOURNAL = "journal:///"
 # Seconds to wait for another process's write, of which SQLite allows one at a time.
 _PATIENCE = 60
+# How often a storage is opened while others make its tables.
+_OPENINGS = 10
 
 
 def open_storage(url: str) -> Storage:
@@ -50,13 +54,14 @@ def open_storage(url: str) -> Storage:
         The URL names no storage, or it cannot be used.
     """
     try:
-        try:
-            return _opened(url)
-        except Exception as error:
-            if "already exists" not in str(error):
-                raise
-            time.sleep(2)  # another process is making the tables at this very moment
-            return _opened(url)
+        for _ in range(_OPENINGS - 1):
+            try:
+                return _opened(url)
+            except Exception as error:
+                if not re.search("already exists|alembic_version", str(error)):
+                    raise
+            time.sleep(random.uniform(0.5, 3))  # other processes are making the tables at this very moment
+        return _opened(url)
     except Exception as error:  # each database driver raises its own
         raise InputError(
             f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
@@ -199,16 +204,17 @@ def publish(
 
 def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
     """Keep pictures as the study's artifacts, once each; where the dashboard serves them."""
+    files = {name: f"{hashlib.sha256(content).hexdigest()[:12]}-{name}" for name, content in pictures.items()}
     known = {one.filename: one.artifact_id for one in get_all_artifact_meta(study)}
     directory.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(directory)
     with TemporaryDirectory() as folder:
         for name, content in pictures.items():
-            if name not in known:
-                file = Path(folder) / name
+            if files[name] not in known:
+                file = Path(folder) / files[name]
                 file.write_bytes(content)
-                known[name] = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
-    return {name: get_artifact_path(study, known[name]) for name in pictures}
+                known[files[name]] = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
+    return {name: get_artifact_path(study, known[files[name]]) for name in pictures}
 
 
 def transferred_fooling_rate(

@@ -255,6 +255,26 @@ def test_the_next_bound_takes_the_place_of_one_that_fails(storage, script):
     assert result.reached and result.budget.bound == pytest.approx(following) and result.success.all()
 
 
+@pytest.mark.parametrize("criterion", ["fooling_rate", "auc"])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_victim_that_contradicts_itself_ends_the_search_all_the_same(storage, script, criterion, seed):
+    """One outcome in six is the wrong one, always the same for a sample and an eps."""
+    thresholds = np.random.default_rng(seed).uniform(0.001, 0.3, 10)
+
+    def outcome(marks, eps, max_iter):
+        noise = np.array([np.random.default_rng([int(m), int(eps * 1e9), seed]).random() < 1 / 6 for m in marks])
+        success = (thresholds[marks.astype(int)] <= eps) ^ noise
+        return success, np.where(success, 1, -1), marks
+
+    script(outcome)
+    result = find(None, marked(10), bim(target=0.5, criterion=criterion, trials=12, tolerance=0.01), storage)
+    steps = [trial["step"] for trial in result.trials]
+    assert steps.count("probe") <= 12 and steps.count("confirm") <= 13
+    if criterion == "fooling_rate":
+        assert result.reached == (result.success.mean() >= 0.5)
+    assert result.missed_at is None or result.missed_at <= result.budget.bound or not result.reached
+
+
 def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
     """All three are fooled by iterate 2, but one of them is lost again: 3 of 3 hold from iterate 4 on."""
     table = np.array([[0, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]], bool)

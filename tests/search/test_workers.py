@@ -65,9 +65,15 @@ def url(request, tmp_path):
 every_storage = pytest.mark.parametrize("url", ["sqlite", "journal", "postgresql"], indirect=True)
 
 
+def heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in whatever a shell has sent to the background
+
+
 def begin(url, attack="bim_a", seconds=0.0, workers=1):
     command = [sys.executable, str(SEARCHER), url, attack, str(seconds), str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     assert process.stdout.readline().strip() == "begun", process.communicate()[1]
     return process
 

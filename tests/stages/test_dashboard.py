@@ -30,6 +30,7 @@ def test_both_answer_and_end_with_the_command(tmp_path, how, storage):
     process = subprocess.Popen(
         [*command, "--mlflow-port", str(ports[0]), "--optuna-port", str(ports[1])],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind
         env={**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"},
     )  # fmt: skip
     try:
