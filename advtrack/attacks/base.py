@@ -171,7 +171,7 @@ class Attack(EvasionAttack):
     def _predict(self, x: Tensor) -> Tensor:
         """Logits, shape (N, classes)."""
         with frozen(self.estimator.model), torch.no_grad():
-            return torch.cat(batchwise(lambda batch: self.estimator.model(x[batch]), x, self.batch_size))
+            return torch.cat(batchwise(lambda batch: self.estimator.model(x[batch].clone()), x, self.batch_size))
 
     def _first_of(self, targets: Tensor, predicted: Tensor) -> Tensor:
         """For each target class, shape (N,), which of the inputs is the first predicted to be of it."""

@@ -225,7 +225,7 @@ class _TopScores:
             batch = slice(begin, begin + self.query_batch)
             targets = self.y[samples[batch]]
             try:
-                logits = self.network(points[batch])
+                logits = self.network(points[batch].clone())  # which may change what it is given
             except RuntimeError as error:
                 self.query_batch = halved(min(self.query_batch, len(points) - begin), error, points.device)
                 continue

@@ -290,3 +290,19 @@ def test_as_an_art_attack(mlp_victim, clips, predict, art_classifier):
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             PIA(classifier, **bad)
+
+
+def test_a_victim_that_changes_what_it_is_given_changes_no_input(clips):
+    class Normalising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.last(x.sub_(0.5).flatten(1))
+
+    x, start = clips(4, dtype=torch.float32), clips(4, dtype=torch.float32, seed=7)
+    before = x.clone(), start.clone()
+    outcome = pia(Normalising(), x, torch.zeros(4, dtype=torch.int64), start=start, max_iter=3)
+    assert torch.equal(x, before[0]) and torch.equal(start, before[1])
+    assert ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()

@@ -179,6 +179,6 @@ def test_an_interrupt_keeps_what_is_done_and_says_so(url):
     wait_for(lambda: any(trial.state == TrialState.COMPLETE for trial in tried(url)))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far trial" in err
+    assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far a bound of" in err
     assert not running(url)
     check(url, result_of(begin(url)))
