@@ -66,8 +66,7 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
             elif known.probes + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
-                # What is proposed again, on a victim that contradicts itself, teaches nothing more.
-                exhausted = not _probe(network, samples, search, study, bounds) and not underway(study, _PROBE)
+                exhausted = not _probe(network, samples, search, study, bounds)
 
 
 def _eps(search: Search) -> Range:
@@ -108,11 +107,11 @@ def _suggest_both(trial: Trial, search: Search) -> None:
 def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> bool:
     """Attack the samples that an eps leaves undecided, batch by batch, until the target is reached or lost.
 
-    False if nothing was done: another process is at this eps, or it was tried before.
+    False if nothing is left to learn: on a victim that contradicts itself, what was tried may be proposed again.
     """
     trial = take(study, _PROBE, partial(_suggest_eps, search=search))
-    if trial is None:
-        return False
+    if isinstance(trial, FrozenTrial):  # another process is at it, or has just finished it, unless it is known already
+        return trial.params["eps"] not in bounds.tried()
     eps, longest = trial.params["eps"], search.longest()
     attacked, success, first = np.empty(0, int), np.empty(0, bool), np.empty(0, int)
     passes = 0
@@ -158,7 +157,7 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
     if search.criterion.name == "auc" or any(trial.params["eps"] == eps for trial in known.confirmations):
         max_iter = longest
     trial = take(study, _CONFIRM, partial(_suggest_both, search=search), {"eps": eps, "max_iter": max_iter})
-    if trial is None:
+    if isinstance(trial, FrozenTrial):
         return
     with working(study, trial):
         outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)

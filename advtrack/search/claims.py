@@ -34,10 +34,11 @@ _POLL = 0.1
 
 def take(
     study: Study, step: str, suggest: Callable[[Trial], Any], fixed: Mapping[str, Any] | None = None
-) -> Trial | None:
+) -> Trial | FrozenTrial:
     """Begin a trial for a step of the search, unless one with the same parameters has finished or is running.
 
-    Of processes that choose the same at the same moment, the one whose trial is the first goes on.
+    Of processes that choose the same at the same moment, the one whose trial is the first goes on. An interrupt leaves
+    no trial behind.
 
     Parameters
     ----------
@@ -52,42 +53,46 @@ def take(
 
     Returns
     -------
-    Trial or None
-        None if there was such a trial; if it runs, after a moment.
+    Trial or FrozenTrial
+        The trial to work on; or the other one, as it was seen, if it is running after a moment's wait.
     """
-    if fixed and any(_is(other, step, fixed) for other in _trials(study, TrialState.RUNNING)):
-        wait()
-        return None
+    if fixed:
+        for other in _trials(study, TrialState.RUNNING):
+            if _is(other, step, fixed):
+                wait()
+                return other
     sampler = study.sampler
+    if fixed:
+        study.sampler = PartialFixedSampler(dict(fixed), sampler)
     try:
-        if fixed:
-            study.sampler = PartialFixedSampler(dict(fixed), sampler)
         trial = study.ask()
-        trial.set_user_attr(_PROCESS, asdict(Process.this()))
-        trial.set_user_attr(_BEAT, time.time())
-        trial.set_user_attr(STEP, step)
-        suggest(trial)
-        trial.set_user_attr(_CLAIMED, True)
+        with _failing(study, trial):
+            trial.set_user_attr(_PROCESS, asdict(Process.this()))
+            trial.set_user_attr(_BEAT, time.time())
+            trial.set_user_attr(STEP, step)
+            suggest(trial)
+            trial.set_user_attr(_CLAIMED, True)
+            same = _the_same(study, trial)
     finally:
         study.sampler = sampler
-    same = _the_same(study, trial)
-    if not same:
+    if same is None:
         return trial
     fail(study, trial.number)
-    if all(other.state == TrialState.RUNNING for other in same):
+    if same.state == TrialState.RUNNING:
         wait()
-    return None
+    return same
 
 
-def _the_same(study: Study, trial: Trial) -> list[FrozenTrial]:
-    """Earlier trials of the same step with the same parameters."""
+def _the_same(study: Study, trial: Trial) -> FrozenTrial | None:
+    """An earlier trial of the same step with the same parameters, a finished one if there is any."""
     while True:
         reap(study)
         earlier = [o for o in _trials(study, TrialState.RUNNING, TrialState.COMPLETE) if o.number < trial.number]
         if all(_CLAIMED in other.user_attrs for other in earlier):
             break
         wait()
-    return [other for other in earlier if _is(other, trial.user_attrs[STEP], trial.params)]
+    same = [other for other in earlier if _is(other, trial.user_attrs[STEP], trial.params)]
+    return max(same, key=lambda other: other.state == TrialState.COMPLETE, default=None)
 
 
 def _is(trial: FrozenTrial, step: str, params: Mapping[str, Any]) -> bool:
@@ -97,6 +102,16 @@ def _is(trial: FrozenTrial, step: str, params: Mapping[str, Any]) -> bool:
 
 def _trials(study: Study, *states: TrialState) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
+
+
+@contextmanager
+def _failing(study: Study, trial: Trial) -> Iterator[None]:
+    """Close a trial that an error or an interrupt ends."""
+    try:
+        yield
+    except BaseException:
+        fail(study, trial.number)
+        raise
 
 
 @contextmanager
@@ -112,12 +127,10 @@ def working(study: Study, trial: Trial) -> Iterator[None]:
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
     try:
-        yield
+        with _failing(study, trial):
+            yield
     except UpdateFinishedTrialError:
         logger.warning("trial %d was closed by another process, which took this one for dead", trial.number)
-    except BaseException:
-        fail(study, trial.number)
-        raise
     finally:
         over.set()
         beating.join()

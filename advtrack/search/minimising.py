@@ -62,8 +62,8 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
             fixed = next((settings for settings in left if settings not in running), left[0]) if in_turn else None
             trial = take(study, _RUN, lambda trial: _suggest(trial, search), fixed)
             # A sampler that proposes what is done already is helped out.
-            in_turn = search.sampler == "bounds" or trial is None
-            if trial is not None:
+            in_turn = search.sampler == "bounds" or isinstance(trial, FrozenTrial)
+            if not isinstance(trial, FrozenTrial):
                 with working(study, trial):
                     _attack(network, samples, search, study, trial)
 

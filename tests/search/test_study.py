@@ -1,6 +1,6 @@
 """Budget searches on victims whose smallest budgets are known exactly."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import optuna
@@ -12,6 +12,7 @@ from torch import nn
 from advtrack.attacks import ATTACKS
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError
+from advtrack.processes import Process
 from advtrack.search import claims
 from advtrack.search.criterion import Criterion, successes_needed
 from advtrack.search.space import Budget, Samples, Search
@@ -273,6 +274,41 @@ def test_a_victim_that_contradicts_itself_ends_the_search_all_the_same(storage, 
     if criterion == "fooling_rate":
         assert result.reached == (result.success.mean() >= 0.5)
     assert result.missed_at is None or result.missed_at <= result.budget.bound or not result.reached
+
+
+def test_what_another_process_has_just_tried_does_not_end_the_search(storage, script, monkeypatch):
+    """Both chose the same eps; the other's trial ended while this process let it go first."""
+    thresholds = np.geomspace(0.002, 0.2, 10)
+
+    def outcome(marks, eps, max_iter):
+        success = thresholds[marks.astype(int)] <= eps
+        return success, np.where(success, 1, -1), marks
+
+    script(outcome)
+    other = optuna.create_study(study_name="study", storage=storage, directions=["minimize"] * 2)
+    first = other.ask()
+    first.set_user_attr("process", asdict(Process.this()))
+
+    def claim_the_same():
+        eps = storage.get_all_trials(other._study_id)[1].params["eps"]
+        other.sampler = optuna.samplers.PartialFixedSampler({"eps": eps}, other.sampler)
+        first.suggest_float("eps", 1e-4, 0.3, log=True)
+        first.set_user_attr("step", "probe")
+        first.set_user_attr("claimed", True)
+
+    def finish():
+        fooled = (thresholds <= first.params["eps"]).tolist()
+        evidence = {"attacked": list(range(10)), "fooled": fooled, "first_success": [1] * 10}
+        told = {"evidence": evidence, "passes": 10, "fooling_rate": 1.0, "fooling_rate_at_most": 1.0, "reached": True}
+        for name, value in told.items():
+            first.set_user_attr(name, value)
+        other.tell(first, (first.params["eps"], 1.0))
+
+    deeds = iter([claim_the_same, finish])
+    monkeypatch.setattr(claims, "wait", lambda: next(deeds)())
+    result = find(None, marked(10), bim(tolerance=0.05), storage)
+    assert next(deeds, None) is None
+    assert thresholds[8] <= result.budget.bound <= thresholds[8] * 1.05
 
 
 def test_bim_b_counts_the_iterate_it_ends_with(storage, script):

@@ -141,7 +141,7 @@ def running(url):
 
 
 def owners(url):
-    return {trial.user_attrs["process"]["pid"] for trial in trials_of(url)}
+    return {trial.user_attrs["process"]["pid"] for trial in trials_of(url) if "process" in trial.user_attrs}
 
 
 def alive(pids):

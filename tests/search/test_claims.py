@@ -1,0 +1,83 @@
+"""A step of the search is done by one process, and by none in vain."""
+
+from dataclasses import asdict
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from advtrack.processes import Process
+from advtrack.search import claims
+from advtrack.search.claims import take
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture
+def study():
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+
+
+def suggest(trial):
+    return trial.suggest_float("eps", 0.1, 1.0)
+
+
+@pytest.fixture
+def at_each_wait(monkeypatch):
+    """Let other processes do these things, one at each wait."""
+
+    def install(*deeds):
+        left = iter(deeds)
+        monkeypatch.setattr(claims, "wait", lambda: next(left)())
+
+    return install
+
+
+def other_process(study):
+    """A trial that another process has begun, and as yet says nothing but whose it is."""
+    trial = study.ask()
+    trial.set_user_attr("process", asdict(Process.this()))
+    return trial
+
+
+def claim(trial, eps):
+    trial.study.sampler = optuna.samplers.PartialFixedSampler({"eps": eps}, optuna.samplers.RandomSampler())
+    suggest(trial)
+    trial.set_user_attr("step", "probe")
+    trial.set_user_attr("claimed", True)
+
+
+def test_of_two_that_choose_the_same_the_first_goes_on(study, at_each_wait):
+    first = other_process(study)
+    at_each_wait(lambda: claim(first, 0.5), lambda: study.tell(first, 1.0))
+    lost_to = take(study, "probe", suggest, {"eps": 0.5})
+    assert isinstance(lost_to, FrozenTrial) and lost_to.number == first.number
+    assert lost_to.state == TrialState.RUNNING  # when it was seen; it may have finished since
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_the_first_that_chooses_differently_does_not_matter(study, at_each_wait):
+    first = other_process(study)
+    at_each_wait(lambda: claim(first, 0.4))
+    trial = take(study, "probe", suggest, {"eps": 0.5})
+    assert not isinstance(trial, FrozenTrial) and trial.params == {"eps": 0.5}
+
+
+def test_what_is_finished_is_said_to_be(study):
+    study.tell(take(study, "probe", suggest, {"eps": 0.5}), 1.0)
+    done = take(study, "probe", suggest, {"eps": 0.5})
+    assert isinstance(done, FrozenTrial) and (done.number, done.state) == (0, TrialState.COMPLETE)
+    assert not isinstance(take(study, "confirm", suggest, {"eps": 0.5}), FrozenTrial)
+
+
+@pytest.mark.parametrize("fixed", [None, {"eps": 0.5}])
+def test_an_interrupt_before_the_work_leaves_no_trial(study, fixed):
+    sampler = study.sampler
+
+    def interrupted(trial):
+        suggest(trial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(study, "probe", interrupted, fixed)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] and study.sampler is sampler
