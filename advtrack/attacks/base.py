@@ -45,7 +45,7 @@ Space = Mapping[str, Range | Choices]
 
 _DEFAULT_EPS = 0.3
 #: What every ART attack takes besides its own parameters: how it is run.
-_RUNNING: Mapping[str, Any] = {"batch_size": 32, "precision": "fp32"}
+_RUNNING: Mapping[str, Any] = {"batch_size": 32, "precision": "fp32", "verbose": True}
 
 
 class Attack(EvasionAttack):
@@ -121,11 +121,28 @@ class Attack(EvasionAttack):
             raise ValueError("clip_values of the classifier must be (0, 1): attacks work on inputs in [0, 1]")
         if not all(_is_identity(operation) for operation in estimator.preprocessing_operations):
             raise ValueError("the classifier has preprocessing: put it inside the network, where gradients see it")
+        if estimator.postprocessing_defences:
+            raise ValueError("the classifier has postprocessing: put it inside the network, where attacks see it")
         self.set_params(**{**self.defaults, **_RUNNING, **params})
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Change parameters; if one is refused, none is changed.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or it is out of range.
+        """
+        before = {name: getattr(self, name) for name in self.attack_params if hasattr(self, name)}
+        try:
+            super().set_params(**kwargs)
+        except ValueError:
+            self.__dict__.update(before)
+            raise
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_running(self.batch_size, self.precision)
+        check_running(self.batch_size, self.precision, self.verbose)
         type(self).check(**self.native_params())
 
     def native_params(self) -> dict[str, Any]:
@@ -154,12 +171,13 @@ class Attack(EvasionAttack):
         if unknown := kwargs.keys() - ({"start"} if self.starts else set()):
             raise TypeError(f"{type(self).__name__}.generate takes no argument {', '.join(sorted(unknown))}")
         as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.estimator.device)
-        inputs = as_tensor(x)
+        inputs = as_tensor(np.ascontiguousarray(x))
+        checks.inputs("x", inputs)
         if y is None:
             if self.targeted:
                 raise ValueError("a targeted attack needs y, the target classes")
             y = self._predict(inputs).cpu().numpy()
-        labels = torch.as_tensor(_class_numbers(np.asarray(y)), device=self.estimator.device)
+        labels = torch.as_tensor(_class_numbers(np.asarray(y), self.estimator.nb_classes), device=self.estimator.device)
         checks.labels(labels, len(inputs), self.estimator.nb_classes)
         if self.starts and "start" not in kwargs:
             kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs).argmax(1))]
@@ -170,6 +188,8 @@ class Attack(EvasionAttack):
 
     def _predict(self, x: Tensor) -> Tensor:
         """Logits, shape (N, classes)."""
+        if not len(x):  # which not every victim can take
+            return x.new_empty(0, self.estimator.nb_classes)
         with frozen(self.estimator.model), torch.no_grad():
             return torch.cat(batchwise(lambda batch: self.estimator.model(x[batch].clone()), x, self.batch_size))
 
@@ -184,13 +204,15 @@ class Attack(EvasionAttack):
         return found.long().argmax(1) if len(targets) else targets
 
 
-def _class_numbers(y: np.ndarray) -> np.ndarray:
+def _class_numbers(y: np.ndarray, classes: int) -> np.ndarray:
     """Labels, int64 [N], from labels [N] or [N, 1], or from one-hot rows or scores [N, classes]."""
     if y.ndim == 2 and y.shape[1] > 1:
+        if y.shape[1] != classes or np.isnan(y).any():
+            raise ValueError(f"y must be class numbers, or rows with a score for each of {classes} classes")
         return y.argmax(1)
     numbers = y[:, 0] if y.ndim == 2 else y
     if numbers.size and not (np.issubdtype(numbers.dtype, np.number) and np.array_equal(numbers, numbers.astype(int))):
-        raise ValueError("y must be class numbers, or rows with a score for each class")
+        raise ValueError(f"y must be class numbers, or rows with a score for each of {classes} classes")
     return numbers.astype(np.int64)
 
 

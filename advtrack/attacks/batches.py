@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from advtrack.attacks import checks
 from advtrack.attacks.outcome import AttackOutcome
@@ -31,6 +32,7 @@ def in_batches(
     *,
     targeted: bool,
     precision: Precision = "fp32",
+    verbose: bool = False,
     **params: Any,
 ) -> AttackOutcome:
     """Run ``attack`` on consecutive batches of ``x``.
@@ -40,7 +42,7 @@ def in_batches(
     attack : callable
         A native attack.
     network, x, y, targeted, **params
-        Its arguments. Tensors in ``params`` with as many rows as ``x`` are split like it.
+        Its arguments. A tensor in ``params`` has one row, or as many as ``x`` and is split like it.
     batch_size : int
         Samples at a time. A batch for which the device's memory is too small is tried again with half as many, which
         is logged; the samples after it come in the smaller batches too.
@@ -48,42 +50,55 @@ def in_batches(
         With bf16 the attack sees the victim through bfloat16 autocast. One more forward in float32 tells which of its
         successes are successes; all other samples are attacked again in float32. So it saves time where it succeeds,
         and loses no example. ``success_at`` of the successes remains what bfloat16 showed.
+    verbose : bool
+        Whether to show a progress bar.
 
     Raises
     ------
     ValueError
-        If ``x`` is not within [0, 1], ``y`` not a label for each sample, or another parameter out of range.
+        If ``x`` is not within [0, 1], ``y`` not a label for each sample, another parameter out of range, or a tensor
+        neither for all samples nor for each.
     InputError
         If the device's memory is too small for a single sample.
     """
-    check_running(batch_size, precision)
+    check_running(batch_size, precision, verbose)
+    for name, value in params.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) not in (1, len(x)):
+            raise ValueError(f"{name} must have one row, or one for each of {len(x)} samples, not {len(value)}")
     run = partial(_in_bfloat16, attack) if precision == "bf16" else attack
     return AttackOutcome.concatenate(
         batchwise(
             lambda batch: run(network, x[batch], y[batch], targeted=targeted, **_rows(params, batch, len(x))),
             x,
             batch_size,
+            attack.__name__ if verbose else None,
         )
     )
 
 
-def batchwise(run: Callable[[slice], Result], x: Tensor, batch_size: int) -> list[Result]:
-    """What ``run`` returns for consecutive batches of ``x``, at least one; smaller ones for want of memory."""
+def batchwise(run: Callable[[slice], Result], x: Tensor, batch_size: int, title: str | None = None) -> list[Result]:
+    """What ``run`` returns for consecutive batches of ``x``, at least one; smaller ones for want of memory.
+
+    With a title there is a progress bar.
+    """
     results: list[Result] = []
     start = 0
-    while not results or start < len(x):
-        try:
-            results.append(run(slice(start, start + batch_size)))
-        except RuntimeError as error:
-            batch_size = halved(min(batch_size, len(x) - start), error, x.device)
-        else:
-            start += batch_size
+    with tqdm(total=len(x), desc=title, unit="sample", leave=False, disable=title is None) as progress:
+        while not results or start < len(x):
+            try:
+                results.append(run(slice(start, start + batch_size)))
+            except RuntimeError as error:
+                batch_size = halved(min(batch_size, len(x) - start), error, x.device)
+            else:
+                start += batch_size
+                progress.update(min(start, len(x)) - progress.n)
     return results
 
 
-def check_running(batch_size: int, precision: str) -> None:
+def check_running(batch_size: int, precision: str, verbose: bool) -> None:
     """Refuse what `in_batches` cannot run with."""
     checks.whole_number("batch_size", batch_size)
+    checks.flag("verbose", verbose)
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be fp32 or bf16, not {precision!r}")
 

@@ -30,6 +30,8 @@ _WARM_RATE = 0.2
 _WORTHWHILE = 0.03
 # Ours: the first constant, in units of the one that just reaches the boundary of the linearised victim.
 _HEADROOM = 3.0
+# Ours: what a tie is taken to be away from the boundary, and the range of first constants.
+_TIE, _CONSTANTS = 1e-6, (1e-36, 1e28)
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
 _RIVALS = 9
 
@@ -163,19 +165,17 @@ def carlini_wagner(
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
                 # whole: samples that leave here get a row of zeros, and are charged for it.
                 (slope,) = torch.autograd.grad(f[going & ~fooled].sum(), x_k)
-                slope = rounded(slope)
+                slope = _followed(slope)
                 backwards[active] += 1
-                going &= slope.flatten(1).isfinite().all(1)
                 if not going.all():
                     active = active[going]
                     x_0, tanh_0, w, mean, square = x_0[going], tanh_0[going], w[going], mean[going], square[going]
                     delta, slope, hinge = delta[going], slope[going], hinge[going]
                 if iteration == 0:
                     # A tie lacks nothing, and yet has to move.
-                    lacking = (hinge + confidence).clamp(min=1e-6)
-                    steepness = slope.flatten(1).norm(dim=1).clamp(min=torch.finfo(x.dtype).tiny)
-                    distance = lacking / steepness
-                    guess = (_HEADROOM * 2 * lacking / steepness.square()).clamp(1e-10, 1e10)
+                    steepness = _length(slope)
+                    distance = ((hinge + confidence) / steepness).clamp(min=_TIE)
+                    guess = (_HEADROOM * 2 * distance / steepness).clamp(*_CONSTANTS)
                     const[active] = const[active].where(const[active].isfinite(), guess)
 
                 # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
@@ -213,6 +213,17 @@ def _tanh(w: Tensor) -> Tensor:
     return w.tanh().float().to(w.dtype)
 
 
+def _followed(slope: Tensor) -> Tensor:
+    """A slope whose components that are not finite, and so lead nowhere, are 0."""
+    return rounded(slope).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _length(slope: Tensor) -> Tensor:
+    """Euclidean norm per sample, shape (N,), above 0, also where the squares leave the range of numbers."""
+    unit = slope.flatten(1).abs().amax(1).clamp(min=torch.finfo(slope.dtype).tiny)
+    return unit * (slope / per_sample(unit, slope)).flatten(1).norm(dim=1).clamp(min=1)
+
+
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
 
@@ -228,7 +239,7 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
-        distances[:, k] = (rounded(lead) + confidence) / rounded(slope).flatten(1).norm(dim=1)
+        distances[:, k] = (rounded(lead) + confidence) / _length(_followed(slope))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

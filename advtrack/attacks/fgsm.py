@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, per_sample
+from advtrack.attacks.victim import frozen, is_adversarial, per_sample, without_noise
 
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
 
 
 def ascent_direction(logits: Tensor, x: Tensor, y: Tensor, targeted: bool) -> Tensor:
-    """Gradient, at ``x``, of the cross-entropy that the attack raises, shape of ``x``.
+    """The direction, at ``x``, of the gradient of the cross-entropy that the attack raises, shape of ``x``.
 
-    Away from the true label ``y`` the loss itself is raised; towards a target ``y``, its negative.
+    Away from the true label ``y`` the loss itself is raised; towards a target ``y``, its negative. With the log-odds
+    ``L = log sum_{i != y} exp(Z_i) - Z_y`` the loss is ``log(1 + exp(L))``: its gradient is that of L times the
+    probability of the other classes, which a float rounds to 0 where the victim is sure. So it is that of L.
     """
-    loss = F.cross_entropy(logits, y, reduction="sum")
-    (gradient,) = torch.autograd.grad(-loss if targeted else loss, x)
-    return gradient
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    odds = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - own
+    (gradient,) = torch.autograd.grad((-odds if targeted else odds).sum(), x)
+    return without_noise(gradient)
 
 
 def fgsm_step(x: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:

@@ -25,7 +25,8 @@ class AttackOutcome:
     first_success : Tensor of int64, shape (N,)
         The iteration that produced the first adversarial example, 0 if the input itself is one, -1 for none.
     forwards, backwards : Tensor of int64, shape (N,)
-        Forward and backward passes this sample took part in. Samples that left the batch are not charged.
+        Forward and backward passes this sample took part in. Samples that left the batch are not charged; those that
+        leave it at a pass which the others need may be, so that the counts depend a little on the batch.
     l0, l2, linf : Tensor, shape (N,)
         Norms of ``x_adv - x``.
     success_at : Tensor of bool, shape (N, max_iter), or None

@@ -63,7 +63,8 @@ def pia(
     start : Tensor, shape (N, C, H, W)
         An input of the target class for each sample. One whose target is not among the ``top_k`` fails at once.
     eps : float
-        Stop when an example lies within this l-inf distance; 0 for as near as it gets.
+        Stop when an example lies within this l-inf distance; 0 for as near as it gets. An example that lies farther
+        away in the end is one all the same: ``linf`` tells.
     sigma : float, optional
         Standard deviation of the draws. By default a line search takes, for each sample, the one of 0.001, 0.003 and
         0.01 whose gradient raises the target's score most in one step.

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from advtrack.attacks import checks
+
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
@@ -34,7 +36,13 @@ def is_adversarial(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     """Success per sample, shape (N,): argmax is the target ``y``, or (untargeted) is not ``y``.
 
     Logits that are not finite decide nothing: such a sample is no success.
+
+    Raises
+    ------
+    ValueError
+        If ``y`` holds a class that the victim does not have.
     """
+    checks.labels(y, len(logits), logits.shape[1])
     predicted = logits.argmax(1)
     fooled = predicted == y if targeted else predicted != y
     return fooled & logits.isfinite().all(1)
@@ -60,6 +68,14 @@ def rounded(values: Tensor) -> Tensor:
         return values
     bits = values.float().view(torch.int32)
     return ((bits + 0x80) & ~0xFF).view(torch.float32).double()
+
+
+def without_noise(gradient: Tensor) -> Tensor:
+    """In float64, 0 in the place of what is small enough for rounding alone: its sign depends on the batch."""
+    if gradient.dtype != torch.float64:
+        return gradient
+    largest = gradient.flatten(1).abs().amax(1)
+    return gradient.masked_fill(gradient.abs() <= per_sample(1e-12 * largest, gradient), 0.0)
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:

@@ -125,15 +125,16 @@ def working(study: Study, trial: Trial) -> Iterator[None]:
                 trial.set_user_attr(_BEAT, time.time())
 
     beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
     try:
         with _failing(study, trial):
+            beating.start()
             yield
     except UpdateFinishedTrialError:
         logger.warning("trial %d was closed by another process, which took this one for dead", trial.number)
     finally:
         over.set()
-        beating.join()
+        if beating.is_alive():
+            beating.join()
 
 
 def underway(study: Study, step: str) -> list[FrozenTrial]:

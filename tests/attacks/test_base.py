@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from art.defences.postprocessor import ReverseSigmoid
+from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
@@ -35,6 +37,7 @@ BAD = {
     "abort_early": ("no", 0),
     "eps": (-0.1, 1.5, math.nan, math.inf, "a", None, True, np.array([0.1, math.nan])),
     "eps_step": (-0.1, 2.0, math.nan),
+    "verbose": ("yes", 1),
     "theta": (0, 2, math.nan, "a"),
     "gamma": (0, 1.1, None),
     "features_per_step": (0, 2.5),
@@ -89,12 +92,56 @@ def test_jsma_makes_no_more_than_the_papers_iterations(art_classifier, linear_vi
         (np.zeros((2, 1, 4, 4)), np.array([0, -1]), "y must be labels from 0 to 3"),
         (np.zeros((2, 1, 4, 4)), np.array([0]), "y must be 2 labels"),
         (np.zeros((2, 1, 4, 4)), np.array([0.5, 1]), "y must be class numbers"),
+        (np.zeros((2, 1, 4, 4)), np.eye(3)[:2], "a score for each of 4 classes"),
+        (np.zeros((2, 1, 4, 4)), np.full((2, 4), math.nan), "a score for each of 4 classes"),
     ],
 )
 def test_bad_inputs_are_refused(art_classifier, linear_victim, x, y, message):
     attack = ATTACKS["fgsm"](art_classifier(linear_victim(dtype=torch.float32)))
     with pytest.raises(ValueError, match=message):
         attack.generate(x.astype(np.float32), y)
+
+
+def test_a_refused_parameter_changes_nothing(art_classifier, linear_victim):
+    attack = ATTACKS["bim_a"](art_classifier(linear_victim(dtype=torch.float32)), eps=0.1)
+    with pytest.raises(ValueError, match="max_iter"):
+        attack.set_params(eps=0.2, max_iter=0)
+    assert (attack.eps, attack.max_iter) == (0.1, 100)
+
+
+def test_defences_that_attacks_would_not_see_are_refused(linear_victim):
+    classifier = PyTorchClassifier(
+        linear_victim(dtype=torch.float32), nn.CrossEntropyLoss(), (1, 4, 4), 4, clip_values=(0, 1),
+        postprocessing_defences=ReverseSigmoid(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="postprocessing"):
+        ATTACKS["pia"](classifier)
+
+
+class Viewing(nn.Module):
+    """A victim that cannot take an empty batch."""
+
+    def forward(self, x):
+        return x.view(len(x), -1)[:, :4]
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_arrays_of_any_layout_and_length(name, art_classifier, clips):
+    attack = (
+        ATTACKS[name](art_classifier(Viewing()), max_iter=2)
+        if name != "fgsm"
+        else ATTACKS[name](art_classifier(Viewing()))
+    )
+    x = clips(4, dtype=torch.float32).numpy()
+    y = np.zeros(4, int)
+    np.testing.assert_array_equal(attack.generate(x[::-1], y), attack.generate(x[::-1].copy(), y))
+    assert attack.generate(x[:0], y[:0]).shape == (0, 1, 4, 4)
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(True, True), (False, False)])
+def test_progress_is_shown_as_art_shows_it(art_classifier, clips, capfd, verbose, shown):
+    ATTACKS["fgsm"](art_classifier(Viewing()), verbose=verbose).generate(clips(4, dtype=torch.float32).numpy())
+    assert ("fgsm" in capfd.readouterr().err) == shown
 
 
 def test_what_generate_needs_and_does_not_know(art_classifier, linear_victim):
@@ -116,7 +163,7 @@ def test_each_sample_may_have_its_own_eps(name, art_classifier, linear_victim, c
     for i in range(4):
         alone = ATTACKS[name](classifier, eps=float(eps[i]), targeted=True).generate(x[i : i + 1], y[i : i + 1])
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
-    with pytest.raises(ValueError, match="one for each of 3 samples"):
+    with pytest.raises(ValueError, match="eps must have one row, or one for each of 3 samples, not 4"):
         ATTACKS[name](classifier, eps=eps, targeted=True).generate(x[:3], y[:3])
     one = ATTACKS[name](classifier, eps=np.array([0.1]), targeted=True).generate(x, y)
     np.testing.assert_array_equal(one, ATTACKS[name](classifier, eps=0.1, targeted=True).generate(x, y))
@@ -254,7 +301,11 @@ class TestEveryAttack:
     def test_constructor_takes_exactly_the_attack_parameters(self, name, art_classifier, linear_victim):
         first, *others = inspect.signature(ATTACKS[name]).parameters
         assert first == "estimator"
-        assert set(others) == set(ATTACKS[name].attack_params) == {*ATTACKS[name].defaults, "batch_size", "precision"}
+        assert (
+            set(others)
+            == set(ATTACKS[name].attack_params)
+            == {*ATTACKS[name].defaults, "batch_size", "precision", "verbose"}
+        )
         classifier = art_classifier(linear_victim(dtype=torch.float32))
         assert all(getattr(ATTACKS[name](classifier), k) == v for k, v in ATTACKS[name].defaults.items())
         with pytest.raises(TypeError, match="has no parameter magic"):
@@ -312,13 +363,20 @@ class TestEveryAttack:
 
 @pytest.mark.parametrize("scale", [1e-25, 1e20, 1e30])
 @pytest.mark.parametrize(
-    ("name", "params"), [("jsma", {}), ("deepfool", {"norm": "l2"}), ("deepfool", {"norm": "linf"})]
+    ("name", "params"),
+    [
+        ("jsma", {}),
+        ("deepfool", {"norm": "l2"}),
+        ("deepfool", {"norm": "linf"}),
+        ("carlini_wagner", {}),
+        ("carlini_wagner", {"targeted": False}),
+    ],
 )
 def test_the_scale_of_the_logits_does_not_matter(name, params, scale, linear_victim, clips):
     """Squares and products of such derivatives leave the range of float32."""
     network, x = linear_victim(dtype=torch.float32), clips(8, dtype=torch.float32)
     y = network(x).argmax(1)
-    y = (y + 1) % 4 if name == "jsma" else y
+    y = (y + 1) % 4 if params.get("targeted", ATTACKS[name].defaults["targeted"]) else y
     expected = ATTACKS[name].native(network, x, y, **params)
     with torch.no_grad():
         network[1].weight.mul_(scale)

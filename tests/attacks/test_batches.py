@@ -22,9 +22,11 @@ def test_in_batches_splits_what_has_a_value_per_sample(clips):
     x = clips(5)
     y = torch.zeros(5, dtype=torch.int64)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
-    outcome = in_batches(spy, network, x, y, 2, targeted=False, start=x, weights=torch.ones(3), eps=0.1)
-    assert seen == [(2, 2, 3), (2, 2, 3), (1, 1, 3)]
+    outcome = in_batches(spy, network, x, y, 2, targeted=False, start=x, weights=torch.ones(1), eps=0.1)
+    assert seen == [(2, 2, 1), (2, 2, 1), (1, 1, 1)]
     assert torch.equal(outcome.x_adv, fgsm(network, x, y, eps=0.1).x_adv)
+    with pytest.raises(ValueError, match="eps must have one row, or one for each of 5 samples, not 2"):
+        in_batches(fgsm, network, x, y, 2, targeted=False, eps=torch.tensor([0.1, 0.2]))
 
 
 def test_in_batches_of_nothing(clips, linear_victim):

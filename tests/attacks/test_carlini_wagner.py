@@ -320,6 +320,24 @@ def test_a_poisoned_sample_fails_alone(mlp_victim, clips, predict, other_labels,
     assert torch.equal(mixed.x_adv[others], alone.x_adv[others])
 
 
+@pytest.mark.parametrize("targeted", [True, False])
+def test_a_derivative_that_is_not_finite_leads_nowhere_and_the_others_do(linear_victim, clips, predict, targeted):
+    """The root of a feature at 0, the floor of a spectrogram, has an infinite slope."""
+    linear = linear_victim()
+
+    class Rooted(nn.Module):
+        def forward(self, x):
+            return linear(x) + 0 * x[:, 0, 0, :1].sqrt()
+
+    x = clips(6)
+    x[::2, 0, 0, 0] = 0
+    y = predict(linear, x)
+    labels = (y + 1) % 4 if targeted else y
+    free, met = (carlini_wagner(network, x, labels, targeted=targeted) for network in (linear, Rooted()))
+    assert met.success.all()
+    torch.testing.assert_close(met.l2, free.l2, rtol=0.15, atol=0)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     values=st.lists(st.sampled_from([0.0, 1e-7, 0.4, 1 - 1e-7, 1.0]), min_size=16, max_size=16),

@@ -67,6 +67,29 @@ def test_two_class_linear_victim_falls_beyond_its_margin(linear_victim, clips, p
     assert beyond.linf.item() == pytest.approx(1.01 * margin)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e30])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_a_victim_falls_however_sure_it_is(linear_victim, clips, predict, targeted, scale):
+    """The probability of the other classes is 0 in float32, and so would be the gradient of the loss as it stands."""
+    network, x = linear_victim(classes=2, dtype=torch.float32), clips(8, dtype=torch.float32)
+    y = predict(network, x)
+    expected = fgsm(network, x, 1 - y if targeted else y, eps=0.3, targeted=targeted)
+    with torch.no_grad():
+        network[1].weight.mul_(scale)
+        network[1].bias.mul_(scale)
+    outcome = fgsm(network, x, 1 - y if targeted else y, eps=0.3, targeted=targeted)
+    assert outcome.success.all() and torch.equal(outcome.x_adv, expected.x_adv)
+
+
+def test_where_the_slope_is_nought_but_for_rounding_a_feature_stays(linear_victim, clips):
+    """A feature that all logits share moves none of them apart; rounding gives its slope a sign, the batch's own."""
+    network, x = linear_victim(), clips(40)
+    with torch.no_grad():
+        network[1].weight[:, 3] = 0.7
+    outcome = fgsm(network, x, network(x).argmax(1), eps=0.1)
+    assert torch.equal(outcome.x_adv.flatten(1)[:, 3], x.flatten(1)[:, 3]) and outcome.l0.eq(15).all()
+
+
 @pytest.mark.parametrize("targeted", [True, False])
 def test_equals_art(mlp_victim, clips, predict, other_labels, art_classifier, targeted):
     network = mlp_victim(dtype=torch.float32)

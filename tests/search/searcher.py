@@ -1,12 +1,15 @@
 """A process of its own that searches a budget on a victim whose smallest budgets are known; not a test.
 
-python tests/search/searcher.py STORAGE_URL ATTACK SECONDS_A_PASS WORKERS
+python tests/search/searcher.py STORAGE_URL ATTACK SECONDS_A_PASS WORKERS HOLD
+
+While there is a file HOLD, no pass ends.
 """
 
 import json
 import logging
 import sys
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,13 +22,15 @@ from advtrack.search.study import open_storage, search_budget
 class Slow(nn.Module):
     """Logits (0, sum of x - 0.5): the boundary is |mean of x - 0.5| away in l-inf; each pass takes its time."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, hold):
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.hold = seconds, hold
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, x):
         time.sleep(self.seconds)
+        while self.hold.exists():
+            time.sleep(0.05)
         margin = self.weight * (x - 0.5).flatten(1).sum(1)
         return torch.stack([torch.zeros_like(margin), margin], 1)
 
@@ -39,13 +44,20 @@ def samples(n=24):
 
 
 if __name__ == "__main__":
-    url, attack, seconds, workers = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    url, attack, seconds, workers, hold = sys.argv[1:]
     logging.basicConfig(level=logging.INFO, force=True)
     torch.set_num_threads(1)
     search = Search(attack, Criterion("fooling_rate", 0.9), 30, 0, max_iter=12)
     print("begun", flush=True)
     found = search_budget(
-        Slow(seconds), samples(), search, open_storage(url), "study", "title", workers=workers, url=url
+        Slow(float(seconds), Path(hold)),
+        samples(),
+        search,
+        open_storage(url),
+        "study",
+        "title",
+        workers=int(workers),
+        url=url,
     )
     budget = found.budget
     print(json.dumps([budget.bound, budget.iterations, budget.settings, found.fooling_rate, found.passes]), flush=True)

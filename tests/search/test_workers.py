@@ -69,8 +69,16 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in whatever a shell has sent to the background
 
 
-def begin(url, attack="bim_a", seconds=0.0, workers=1):
-    command = [sys.executable, str(SEARCHER), url, attack, str(seconds), str(workers)]
+@pytest.fixture
+def hold(tmp_path):
+    """While this file is there, no pass ends of those who were told of it."""
+    path = tmp_path / "hold"
+    path.touch()
+    return path
+
+
+def begin(url, attack="bim_a", seconds=0.0, workers=1, hold="never"):
+    command = [sys.executable, str(SEARCHER), url, attack, str(seconds), str(workers), str(hold)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
@@ -79,7 +87,7 @@ def begin(url, attack="bim_a", seconds=0.0, workers=1):
 
 
 def result_of(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return json.loads(out)
 
@@ -113,16 +121,17 @@ def test_processes_share_one_search(url):
 
 
 @every_storage
-def test_a_killed_process_costs_the_others_its_trial_only(url):
-    doomed, other = [begin(url, seconds=0.1) for _ in range(2)]
-    wait_for(lambda: any(trial.user_attrs["process"]["pid"] == doomed.pid for trial in running(url)))
+def test_a_killed_process_costs_the_others_its_trial_only(url, hold):
+    doomed, other = [begin(url, hold=hold) for _ in range(2)]
+    wait_for(lambda: at_work(url) == {doomed.pid, other.pid})
     doomed.kill()
     doomed.wait()
+    hold.unlink()
     states = check(url, result_of(other))
     assert states[TrialState.FAIL] >= 1
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -140,6 +149,10 @@ def running(url):
     return [trial for trial in tried(url) if trial.state == TrialState.RUNNING and "process" in trial.user_attrs]
 
 
+def at_work(url):
+    return {trial.user_attrs["process"]["pid"] for trial in running(url)}
+
+
 def owners(url):
     return {trial.user_attrs["process"]["pid"] for trial in trials_of(url) if "process" in trial.user_attrs}
 
@@ -148,14 +161,17 @@ def alive(pids):
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_workers_end_with_the_search(url):
-    check(url, result_of(begin(url, seconds=0.1, workers=2)))
+def test_workers_end_with_the_search(url, hold):
+    process = begin(url, workers=2, hold=hold)
+    wait_for(lambda: len(at_work(url)) == 2)
+    hold.unlink()
+    check(url, result_of(process))
     assert len(owners(url)) == 2 and not alive(owners(url))
 
 
-def test_workers_end_with_a_process_that_is_killed(url):
-    process = begin(url, seconds=0.2, workers=2)
-    wait_for(lambda: len({trial.user_attrs["process"]["pid"] for trial in running(url)}) == 2)
+def test_workers_end_with_a_process_that_is_killed(url, hold):
+    process = begin(url, workers=2, hold=hold)
+    wait_for(lambda: len(at_work(url)) == 2)
     pids = owners(url)
     process.kill()
     process.wait()
