@@ -33,7 +33,7 @@ _HEADROOM = 3.0
 # Ours: what a tie is taken to be away from the boundary, and the range of first constants.
 _TIE, _CONSTANTS = 1e-6, (1e-36, 1e28)
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
-_RIVALS = 9
+_RIVALS = 7
 
 
 def carlini_wagner(
@@ -88,7 +88,7 @@ def carlini_wagner(
     AttackOutcome
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more. Not
-        targeted, up to nine backward passes find i.
+        targeted, up to seven backward passes find i.
     """
     _check(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
@@ -164,9 +164,10 @@ def carlini_wagner(
 
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
                 # whole: samples that leave here get a row of zeros, and are charged for it.
-                (slope,) = torch.autograd.grad(f[going & ~fooled].sum(), x_k)
-                slope = _followed(slope)
-                backwards[active] += 1
+                slope, outside = torch.zeros_like(x_0), going & ~fooled
+                if outside.any():
+                    slope = _followed(torch.autograd.grad(f[outside].sum(), x_k)[0])
+                    backwards[active] += 1
                 if not going.all():
                     active = active[going]
                     x_0, tanh_0, w, mean, square = x_0[going], tanh_0[going], w[going], mean[going], square[going]
