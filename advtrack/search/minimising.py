@@ -1,4 +1,7 @@
-"""Attacks that find each sample's smallest perturbation themselves: one run per setting yields its bound."""
+"""Attacks that find each sample's smallest perturbation themselves: one run per setting yields its bound.
+
+A setting after the first is given up as soon as the hardest samples show that it betters no other one.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import nn
 from tqdm import tqdm
 
+from advtrack.attacks.outcome import AttackOutcome
 from advtrack.search.claims import reap, take, underway, wait, working
+from advtrack.search.criterion import successes_needed
 from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
 
 #: The only step of the search.
@@ -69,32 +74,74 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
 
 
 def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, trial: Trial) -> None:
+    """Run one setting; only on the hardest samples if they show that it comes to no better a budget than another."""
     settings = _settings_of(trial, search)
     longest = int(settings.get("max_iter", search.longest()))
-    outcome = search.strike(network, samples, **{"max_iter": longest, **settings})
-    evidence = evidence_of(outcome)
+    order, limit, size = np.arange(len(samples)), np.inf, len(samples)
+    if rival := _rival(study, search):
+        # A budget that is smaller by less than the tolerance is a better one only with fewer iterations.
+        fewer = search.spec.shorter_runs == "first_success" or longest < rival.values[1]
+        limit = rival.values[0] * (1 + search.tolerance if fewer else 1 / (1 + search.tolerance))
+        order = np.argsort(-_distances(rival.user_attrs[_EVIDENCE], search, len(samples)), kind="stable")
+        size = 2 * (len(samples) - successes_needed(search.criterion.target, len(samples)) + 1)
+
+    outcomes: list[AttackOutcome] = []
+    attacked, missed_by = 0, 0.0
+    while attacked < len(samples) and missed_by <= 0:
+        part = order[attacked : attacked + size]
+        outcomes.append(search.strike(network, samples.take(part), **{"max_iter": longest, **settings}))
+        attacked, size = attacked + len(part), 2 * size
+        evidence = _in_order(order[:attacked], AttackOutcome.concatenate(outcomes))
+        at_least = _distances(evidence, search, len(samples), others=0.0)
+        if rival:
+            missed_by = search.criterion.missed_by(at_least, limit)
+
     run = _run(evidence, search, settings, samples)
-    score = float((run.distances <= run.budget.bound).mean())
+    bound, iterations = (run.budget.bound, run.budget.iterations) if attacked == len(samples) else (limit, longest)
     trial.set_user_attr(_EVIDENCE, evidence)
     trial.set_user_attr("longest", longest)
-    trial.set_user_attr("passes", passes_of(outcome))
-    trial.set_user_attr("fooling_rate", score)
-    trial.set_user_attr("fooling_rate_at_most", score)
+    trial.set_user_attr("passes", sum(passes_of(outcome) for outcome in outcomes))
+    trial.set_user_attr("fooling_rate", float((run.distances <= bound).mean()))
+    trial.set_user_attr("fooling_rate_at_most", float((at_least <= bound).mean()))
     trial.set_user_attr("reached", bool(run.reached))
-    trial.set_constraint("target_missed_by", search.criterion.missed_by(run.distances, run.budget.bound))
-    study.tell(trial, (run.budget.bound, float(run.budget.iterations)), skip_if_finished=True)
+    trial.set_constraint("target_missed_by", search.criterion.missed_by(at_least, bound))
+    study.tell(trial, (bound, float(iterations)), skip_if_finished=True)
+
+
+def _rival(study: Study, search: Search) -> FrozenTrial | None:
+    """The finished trial with the smallest bound that reaches the target; none where all samples count."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    reached = [trial for trial in finished if trial.user_attrs["reached"] and search.criterion.name == "fooling_rate"]
+    return min(reached, key=lambda trial: (trial.values, trial.number), default=None)
+
+
+def _in_order(attacked: np.ndarray, outcome: AttackOutcome) -> Evidence:
+    """What a run showed of the samples that it attacked, by their indices."""
+    ranks = np.argsort(attacked)
+    shown = {name: [values[rank] for rank in ranks] for name, values in evidence_of(outcome).items()}
+    return {"attacked": attacked[ranks].tolist(), **shown}
+
+
+def _distances(evidence: Evidence, search: Search, samples: int, others: float = np.inf) -> np.ndarray:
+    """Each sample's perturbation, infinite where the attack failed; of those not attacked, ``others``."""
+    distances = np.full(samples, others)
+    success = np.array(evidence["success"], bool)
+    distances[evidence["attacked"]] = np.where(success, np.array(evidence[search.spec.norm], float), np.inf)
+    return distances
 
 
 def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples: Samples) -> _Run:
     """The smallest budget that one run allows; the widest, with all its iterations, if it misses the target."""
-    success = np.array(evidence["success"], bool)
-    distances = np.where(success, np.array(evidence[search.spec.norm], float), np.inf)
+    distances = _distances(evidence, search, len(samples))
     longest = int(settings.get("max_iter", search.longest()))
     reached = []
     # Runs stopped earlier are read off this one where its first successes tell of them.
-    first = np.array(evidence["first_success"], int) if search.spec.shorter_runs == "first_success" else None
-    for iterations in [longest] if first is None else np.unique(np.maximum(first[success], 1)):
-        within = distances if first is None else np.where(first <= iterations, distances, np.inf)
+    first = np.full(len(samples), -1)
+    if search.spec.shorter_runs == "first_success":
+        first[evidence["attacked"]] = evidence["first_success"]
+    fewer = np.unique(np.maximum(first[np.isfinite(distances)], 1))
+    for iterations in fewer if search.spec.shorter_runs == "first_success" else [longest]:
+        within = np.where(first <= iterations, distances, np.inf)
         bound = search.criterion.smallest_bound(within)
         if bound <= search.largest(samples.x) or (np.isfinite(bound) and search.criterion.name == "fooling_rate"):
             reached.append((bound, int(iterations)))
@@ -138,8 +185,9 @@ def transferred(network: nn.Module, samples: Samples, search: Search, budget: Bu
         settings = {name: value for name, value in _settings_of(trial, search).items() if name != "max_iter"}
         longest = trial.user_attrs["longest"]
         tells_shorter = search.spec.shorter_runs == "first_success" and longest > budget.iterations
-        if settings == budget.settings and (tells_shorter or longest == budget.iterations):
-            evidence = trial.user_attrs[_EVIDENCE]
+        evidence = trial.user_attrs[_EVIDENCE]
+        whole = len(evidence["attacked"]) == len(samples)
+        if whole and settings == budget.settings and (tells_shorter or longest == budget.iterations):
             break
     else:
         outcome = search.strike(network, samples, max_iter=budget.iterations, **budget.settings)
