@@ -137,7 +137,8 @@ class Attack(EvasionAttack):
         try:
             super().set_params(**kwargs)
         except ValueError:
-            self.__dict__.update(before)
+            for name, value in before.items():
+                setattr(self, name, value)
             raise
 
     def _check_params(self) -> None:
@@ -176,11 +177,11 @@ class Attack(EvasionAttack):
         if y is None:
             if self.targeted:
                 raise ValueError("a targeted attack needs y, the target classes")
-            y = self._predict(inputs).cpu().numpy()
+            y = self._predict(inputs).argmax(1).cpu().numpy()
         labels = torch.as_tensor(_class_numbers(np.asarray(y), self.estimator.nb_classes), device=self.estimator.device)
         checks.labels(labels, len(inputs), self.estimator.nb_classes)
         if self.starts and "start" not in kwargs:
-            kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs).argmax(1))]
+            kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs))]
         params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
         params = {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()}
         outcome = in_batches(type(self).native, self.estimator.model, inputs, labels, **params)
@@ -193,9 +194,9 @@ class Attack(EvasionAttack):
         with frozen(self.estimator.model), torch.no_grad():
             return torch.cat(batchwise(lambda batch: self.estimator.model(x[batch].clone()), x, self.batch_size))
 
-    def _first_of(self, targets: Tensor, predicted: Tensor) -> Tensor:
+    def _first_of(self, targets: Tensor, logits: Tensor) -> Tensor:
         """For each target class, shape (N,), which of the inputs is the first predicted to be of it."""
-        found = predicted == targets[:, None]
+        found = (logits.argmax(1) == targets[:, None]) & logits.isfinite().all(1)
         if missing := sorted(set(targets[~found.any(1)].tolist())):
             raise ValueError(
                 f"the victim takes none of the inputs for class {', '.join(map(str, missing))}: "

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.fgsm import ascent_direction, check_eps, each, fgsm_step, for_each
+from advtrack.attacks.norms import perturbation_norms
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.victim import frozen, is_adversarial
 
@@ -79,8 +80,9 @@ def bim_b(
     Returns
     -------
     AttackOutcome
-        ``success_at`` tells which iterates were adversarial; ``success`` is that of the last one, whatever became of
-        the others. Costs ``max_iter`` backwards and one forward more, the proof of the last iterate.
+        ``success_at`` tells which iterates were adversarial, ``l2_at`` and the like how far they lay; ``success`` is
+        that of the last one, whatever became of the others. Costs ``max_iter`` backwards and one forward more, the
+        proof of the last iterate.
     """
     return _iterate(network, x, y, eps, eps_step, max_iter, targeted, stop_at_first=False)
 
@@ -106,6 +108,7 @@ def _iterate(
     adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
     active = torch.arange(len(x), device=x.device)
+    norms_at = {f"{name}_at": x.new_zeros(len(x), max_iter) for name in ("l0", "l2", "linf")}  # column k: iterate k + 1
 
     with frozen(network):
         for k in range(max_iter + 1):
@@ -126,6 +129,9 @@ def _iterate(
             active = active[going_on]
             # Input and step both lie in [0, 1], so the eps-ball around the input cannot lead out of it.
             x_adv[active] = stepped.clamp(low[active], high[active])
+            if not stop_at_first:
+                for name, values in perturbation_norms(x_adv, x).items():
+                    norms_at[f"{name}_at"][:, k] = values
 
     ever = adversarial.any(1)
     return AttackOutcome.of(
@@ -135,7 +141,7 @@ def _iterate(
         first_success=torch.where(ever, adversarial.long().argmax(1), -1),
         forwards=forwards,
         backwards=backwards,
-        success_at=None if stop_at_first else adversarial[:, 1:],
+        **({} if stop_at_first else {"success_at": adversarial[:, 1:], **norms_at}),
     )
 
 

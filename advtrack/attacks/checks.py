@@ -33,9 +33,9 @@ def flag(name: str, value: object) -> None:
 
 
 def inputs(name: str, x: Tensor) -> None:
-    """Refuse inputs outside of [0, 1], or that are not finite."""
-    if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
-        raise ValueError(f"{name} must be floating-point numbers in [0, 1], without NaN")
+    """Refuse inputs outside of [0, 1], or that are not finite; half precision has too few bits for perturbations."""
+    if x.dtype not in (torch.float32, torch.float64) or not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"{name} must be float32 or float64 in [0, 1], without NaN")
 
 
 def samples(x: Tensor, y: Tensor) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded
+from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, steady
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
-#: Ours (the authors' code adds 1e-4 to every step): on a tie the distance is 0, and no overshoot crosses it.
+#: Ours (the authors' code adds 1e-4 to every step): on a tie the distance is 0, and no overshoot crosses it. It doubles
+#: while the tie lasts, for logits so large, or so coarse, that they do not tell such steps apart.
 SHORTEST_STEP = 1e-6
 #: Ours: by how much the slope towards a boundary is taken to grow at most from one iteration to the next. Where slopes
 #: grow faster, a sample may go to another boundary, which on steep random networks is up to 5% farther on average.
@@ -78,6 +79,7 @@ def deepfool(
     first_success = torch.full_like(y, -1)
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
     active = torch.arange(len(x), device=x.device)
+    ties = torch.zeros_like(y)
     # Where each sample's last step starts and ends, and the logits missing to success there.
     near, far = x.clone(), x.clone()
     near_f, far_f = (torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device) for _ in range(2))
@@ -90,13 +92,15 @@ def deepfool(
             logits = network(x_k)
             forwards[active] += 1
             if iteration == 0:
-                depth = overshoot * _DEPTH * rounded(margin(logits, y, targeted=False))
+                depth = overshoot * _DEPTH * steady(margin(logits, y, targeted=False), logits)
                 nearby = rivals(logits, y, candidates)
                 slopes = torch.full_like(nearby, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
 
             fooled = is_adversarial(logits, y[active], targeted=False)
             near[active], near_f[active] = far[active], far_f[active]
-            far[active], far_f[active] = x_k.detach(), rounded(margin(logits, y[active], targeted=False))
+            missing = steady(margin(logits, y[active], targeted=False), logits)
+            far[active], far_f[active] = x_k.detach(), missing
+            ties[active] = (ties[active] + 1).where(missing == 0, 0)
             first_success[active[fooled]] = iteration
             active = active[~fooled]
             if iteration == max_iter or not len(active):
@@ -108,7 +112,7 @@ def deepfool(
                 forwards[active] += 1
 
             step, in_sight, slopes[active], passes = _step_to_boundary(
-                logits, x_k, y[active], nearby[active], _GROWTH * slopes[active], norm
+                logits, x_k, y[active], nearby[active], _GROWTH * slopes[active], norm, ties[active]
             )
             backwards[active] += passes
 
@@ -146,7 +150,7 @@ def _crossing(
             tried = low + (share + _SAFETY * (1 - share).abs()) * (high - low)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
             logits = network(x_t)
-            f = rounded(margin(logits, y, targeted=False)) + depth
+            f = steady(margin(logits, y, targeted=False), logits) + depth
             fooled, deep, between = is_adversarial(logits, y, targeted=False), f <= 0, high_f <= 0
             better = fooled & (deep | (~between & (f < high_f)))
             x_adv[better] = x_t[better]
@@ -159,7 +163,13 @@ def _crossing(
 
 
 def _step_to_boundary(
-    logits: Tensor, x_adv: Tensor, y: Tensor, rivals: Tensor, slopes: Tensor, norm: Literal["linf", "l2"]
+    logits: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    rivals: Tensor,
+    slopes: Tensor,
+    norm: Literal["linf", "l2"],
+    ties: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Linearise the boundary between ``y`` and each rival at ``x_adv``, and step to the nearest one.
 
@@ -176,6 +186,8 @@ def _step_to_boundary(
         True labels, and the classes whose boundaries are tried.
     slopes : Tensor, shape (N, K)
         What ``||w||`` is taken to be at most; infinite if nothing is known.
+    ties : Tensor of int64, shape (N,)
+        For how many iterations a boundary has been met without crossing it.
 
     Returns
     -------
@@ -188,10 +200,11 @@ def _step_to_boundary(
         Backward passes of the batch.
     """
     margins = logits.gather(1, rivals) - logits.gather(1, y.unsqueeze(1))
-    least = (margins.detach().abs() / slopes).nan_to_num(nan=0.0, posinf=torch.inf)
+    least = (steady(margins, logits).abs() / slopes).nan_to_num(nan=0.0, posinf=torch.inf)
     nearest = x_adv.new_full((len(x_adv), 1), torch.inf)
     step = torch.zeros_like(x_adv).flatten(1)
     order, backwards = 1 if norm == "linf" else 2, 0
+    shortest = SHORTEST_STEP * torch.exp2(ties.clamp(max=20).to(step.dtype)).unsqueeze(1)
     for rival in least.argsort(dim=1, stable=True).unbind(1):
         rival = rival.unsqueeze(1)
         looked_at = least.gather(1, rival) < nearest
@@ -205,14 +218,14 @@ def _step_to_boundary(
         blocked = ((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0))
         # In units of the largest derivative: squares of very steep or very flat ones leave the range of numbers.
         unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
-        f, w = f.detach().abs() / unit, w.flatten(1) / unit
+        f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit
         in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
         distance = f / in_reach
         slope = w.norm(p=order, dim=1, keepdim=True)
         # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
         # of it is blocked, they would not arrive.
         length = in_reach.where(in_reach < _MOSTLY_BLOCKED * slope, slope)
-        stride = f.clamp(min=SHORTEST_STEP * length) / length**order
+        stride = f.maximum(shortest * length) / length**order
         # No slope at all tells nothing of the next one.
         slope = (unit * slope).where(slope > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
         slopes = slopes.scatter(1, rival, slope)

@@ -31,6 +31,8 @@ class AttackOutcome:
         Norms of ``x_adv - x``.
     success_at : Tensor of bool, shape (N, max_iter), or None
         Whether iterate k + 1 is adversarial, for attacks whose success may be lost again (BIM-b).
+    l0_at, l2_at, linf_at : Tensor, shape (N, max_iter), or None
+        Norms of the perturbation at iterate k + 1, for the same attacks.
     """
 
     x_adv: Tensor
@@ -42,6 +44,9 @@ class AttackOutcome:
     l2: Tensor
     linf: Tensor
     success_at: Tensor | None = None
+    l0_at: Tensor | None = None
+    l2_at: Tensor | None = None
+    linf_at: Tensor | None = None
 
     @classmethod
     def of(
@@ -53,7 +58,7 @@ class AttackOutcome:
         first_success: Tensor,
         forwards: Tensor,
         backwards: Tensor,
-        success_at: Tensor | None = None,
+        **per_iterate: Tensor,
     ) -> AttackOutcome:
         """Build an outcome, measuring the perturbation of ``x_adv`` against ``x``."""
         return cls(
@@ -62,7 +67,7 @@ class AttackOutcome:
             first_success=first_success,
             forwards=forwards,
             backwards=backwards,
-            success_at=success_at,
+            **per_iterate,
             **perturbation_norms(x_adv, x),
         )
 

@@ -70,11 +70,24 @@ def rounded(values: Tensor) -> Tensor:
     return ((bits + 0x80) & ~0xFF).view(torch.float32).double()
 
 
+def steady(differences: Tensor, logits: Tensor) -> Tensor:
+    """Differences of logits, shape (N, ...), without gradient history; in float64 in steps of 2^-36 of the largest one.
+
+    What lies below depends on the size of the batch.
+    """
+    differences = differences.detach()
+    if differences.dtype != torch.float64:
+        return differences
+    exponent = torch.frexp(logits.detach().abs().amax(1)).exponent
+    grid = per_sample(torch.exp2((exponent - 36).double()), differences)
+    return (differences / grid).round() * grid
+
+
 def without_noise(gradient: Tensor) -> Tensor:
     """In float64, 0 in the place of what is small enough for rounding alone: its sign depends on the batch."""
     if gradient.dtype != torch.float64:
         return gradient
-    largest = gradient.flatten(1).abs().amax(1)
+    largest = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).flatten(1).abs().amax(1)
     return gradient.masked_fill(gradient.abs() <= per_sample(1e-12 * largest, gradient), 0.0)
 
 

@@ -117,14 +117,13 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, b
     passes = 0
     with working(study, trial):
         undecided = bounds.undecided(eps)
-        # So few failures lose the target that a hopeless eps, which costs whole runs, shows on a small batch.
+        # So few failures lose the target that a hopeless eps, which costs whole runs, shows on the hardest samples.
         failures = len(samples) - successes_needed(search.criterion.target, len(samples)) + 1
-        size = min(search.batch_size, 2 * failures)
-        for i in range(0, len(undecided), size):
-            # An area is one of all samples.
-            if search.criterion.name == "fooling_rate" and bounds.decision(eps) is not None:
-                break
-            batch = undecided[i : i + size]
+        size = failures
+        # An area is one of all samples.
+        while len(undecided) and (search.criterion.name == "auc" or bounds.decision(eps) is None):
+            batch, undecided = np.split(undecided, [size])
+            size *= 2
             outcome = search.scout(network, samples.take(batch), eps=eps, max_iter=longest)
             fooled, firsts = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
             bounds.record(batch, eps, fooled, firsts)
@@ -161,26 +160,20 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
         return
     with working(study, trial):
         outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
-        passes = passes_of(outcome)
         iterations, success = _fewest_iterations(outcome, search, max_iter)
         fooled, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
         if outcome.success_at is not None:
             # Each was fooled at an iterate of its own; that does not count if not enough of them are at one together.
             together = success.sum() >= successes_needed(search.criterion.target, len(samples))
             fooled = first >= 0 if together else success
-        if outcome.success_at is not None and iterations < max_iter:
-            # An attack that goes on after a success ends with the iterate that its budget ends with.
-            outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
-            success = outcome.success.cpu().numpy()
-            passes += passes_of(outcome)
-        evidence = {**evidence_of(outcome), "success": success.tolist(), "fooled": fooled.tolist()}
+        evidence = {**evidence_of(outcome, iterations), "success": success.tolist(), "fooled": fooled.tolist()}
         evidence |= {"first_success": first.tolist(), "attacked": list(range(len(samples)))}
         fooled_at = np.where(success, eps, np.inf)
         if search.criterion.name == "auc":
             bounds.record(np.arange(len(samples)), eps, fooled, first)
             fooled_at = bounds.fooled_at
         trial.set_user_attr("longest", max_iter == longest)
-        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes)
+        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes_of(outcome))
 
 
 def _to_confirm(known: _Known, search: Search) -> float:

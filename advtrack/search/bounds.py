@@ -41,8 +41,16 @@ class Bounds:
         return sorted({eps for eps, *_ in self._fooled})
 
     def undecided(self, eps: float) -> np.ndarray:
-        """Indices of samples whose fate at ``eps`` is not known."""
-        return np.flatnonzero((self.fooled_at > eps) & (self.resisted_at < eps))
+        """Indices of samples whose fate at ``eps`` is not known; first those that took the largest eps, or the longest.
+
+        If any resist, these do.
+        """
+        iterations = np.full(len(self.fooled_at), np.inf)
+        for tried, fooled, first in self._fooled:
+            nearest = self.fooled_at[fooled] == tried
+            iterations[fooled[nearest]] = first[nearest]
+        hardest_first = np.lexsort((-iterations, -self.fooled_at))
+        return hardest_first[((self.fooled_at > eps) & (self.resisted_at < eps))[hardest_first]]
 
     def record(self, indices: np.ndarray, eps: float, success: np.ndarray, first_success: np.ndarray) -> None:
         """Take in what a run at ``eps`` showed of the samples ``indices``; what it contradicts is withdrawn."""

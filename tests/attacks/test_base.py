@@ -107,6 +107,9 @@ def test_a_refused_parameter_changes_nothing(art_classifier, linear_victim):
     with pytest.raises(ValueError, match="max_iter"):
         attack.set_params(eps=0.2, max_iter=0)
     assert (attack.eps, attack.max_iter) == (0.1, 100)
+    with pytest.raises(ValueError, match="eps"):
+        attack.set_params(targeted=False, eps=7)
+    assert attack.targeted
 
 
 def test_defences_that_attacks_would_not_see_are_refused(linear_victim):
@@ -136,6 +139,43 @@ def test_arrays_of_any_layout_and_length(name, art_classifier, clips):
     y = np.zeros(4, int)
     np.testing.assert_array_equal(attack.generate(x[::-1], y), attack.generate(x[::-1].copy(), y))
     assert attack.generate(x[:0], y[:0]).shape == (0, 1, 4, 4)
+
+
+class Lost(nn.Module):
+    """A victim that loses its mind over inputs with a first feature of 1."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x).masked_fill(x[:, 0, 0, :1] == 1, math.nan)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim_a", "bim_b", "deepfool", "carlini_wagner"])
+def test_without_labels_an_input_without_a_prediction_costs_the_others_nothing(
+    name, art_classifier, linear_victim, clips
+):
+    x = clips(4, dtype=torch.float32).clamp(max=0.9).numpy()
+    x[2, 0, 0, 0] = 1
+    attack = ATTACKS[name](art_classifier(Lost(linear_victim(dtype=torch.float32))), targeted=False, verbose=False)
+    others = [0, 1, 3]
+    np.testing.assert_allclose(attack.generate(x)[others], attack.generate(x[others]), atol=1e-6)
+
+
+def test_an_input_without_a_prediction_is_nobodys_start(art_classifier, linear_victim, clips):
+    network, x = linear_victim(dtype=torch.float32), clips(8, dtype=torch.float32).clamp(max=0.9)
+    x[0, 0, 0, 0] = 1  # argmax of NaN is class 0
+    predicted = network(x).argmax(1)
+    assert (predicted[1:] == 0).any() and (predicted[1:] != 0).any()
+    attack = ATTACKS["pia"](art_classifier(Lost(network)), max_iter=1, verbose=False)
+    x_adv = torch.from_numpy(attack.generate(x.numpy(), np.zeros(8, int)))
+    assert (network(x_adv)[1:].argmax(1) == 0).all()
+
+
+def test_half_precision_is_refused(linear_victim, clips):
+    with pytest.raises(ValueError, match="x must be float32 or float64"):
+        ATTACKS["fgsm"].native(linear_victim(), clips(2).half(), torch.zeros(2).long(), eps=0.1)
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [(True, True), (False, False)])

@@ -93,6 +93,8 @@ def test_success_at_k_is_the_success_of_a_run_of_k_iterations(attacked):
     for k in range(1, 7):
         short = bim_b(network, x, wrong, eps=0.15, eps_step=0.05, max_iter=k)
         assert torch.equal(long.success_at[:, k - 1], short.success)
+        for norm in ("l0", "l2", "linf"):
+            assert torch.equal(getattr(long, f"{norm}_at")[:, k - 1], getattr(short, norm))
 
 
 @pytest.mark.parametrize("stop", [1, 3, 8])

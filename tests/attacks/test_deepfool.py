@@ -320,3 +320,21 @@ def test_stays_in_the_box(norm, x, overshoot, seed):
 def test_bad_parameters_are_refused(art_classifier, linear_victim, params, message):
     with pytest.raises(ValueError, match=message):
         DeepFool(art_classifier(linear_victim(dtype=torch.float32)), **params)
+
+
+@NORMS
+@pytest.mark.parametrize("common", [0.0, 300.0, 1e4])
+def test_ties_of_logits_too_large_to_tell_short_steps_apart_are_left(norm, common, mlp_victim, clips):
+    """What all logits have in common changes nothing but their rounding, which makes for ties."""
+    network, x = mlp_victim(dtype=torch.float32).eval(), clips(24, dtype=torch.float32)
+    y = network(x).argmax(1)
+    expected = deepfool(network, x, y, norm=norm)
+
+    class Raised(nn.Module):
+        def forward(self, x):
+            return network(x) + common
+
+    y = Raised()(x).argmax(1)
+    outcome = deepfool(Raised(), x, y, norm=norm)
+    assert expected.success.all() and outcome.success.all()
+    assert getattr(outcome, norm).mean() <= 1.2 * getattr(expected, norm).mean()

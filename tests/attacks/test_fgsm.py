@@ -90,6 +90,23 @@ def test_where_the_slope_is_nought_but_for_rounding_a_feature_stays(linear_victi
     assert torch.equal(outcome.x_adv.flatten(1)[:, 3], x.flatten(1)[:, 3]) and outcome.l0.eq(15).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("slope", [torch.inf, -torch.inf, torch.nan])
+def test_a_feature_whose_slope_is_not_finite_stays_alone(linear_victim, clips, dtype, slope):
+    network, x = linear_victim(dtype=dtype), clips(4, dtype=dtype)
+
+    class Steep(nn.Module):
+        def forward(self, x):
+            if x.requires_grad:
+                x.register_hook(lambda gradient: gradient.flatten(1).index_fill(1, torch.tensor(5), slope).view_as(x))
+            return network(x)
+
+    y = network(x).argmax(1)
+    expected = fgsm(network, x, y, eps=0.1).x_adv.flatten(1)
+    expected[:, 5] = x.flatten(1)[:, 5]
+    assert torch.equal(fgsm(Steep(), x, y, eps=0.1).x_adv.flatten(1), expected)
+
+
 @pytest.mark.parametrize("targeted", [True, False])
 def test_equals_art(mlp_victim, clips, predict, other_labels, art_classifier, targeted):
     network = mlp_victim(dtype=torch.float32)

@@ -110,7 +110,7 @@ def script(monkeypatch):
                 norm,
                 norm,
                 norm,
-                None if per_iterate is None else torch.as_tensor(per_iterate(marks, **params)),
+                *([] if per_iterate is None else map(torch.as_tensor, per_iterate(marks, **params))),
             )
 
         monkeypatch.setattr(Search, "_run", run)
@@ -206,16 +206,20 @@ def test_decided_samples_are_not_attacked_again(storage, script):
     assert result.budget.bound == pytest.approx(thresholds[9], rel=TOLERANCE)
     *probes, confirmation = calls
     assert confirmation[0] == list(range(n))
-    attacked = [len(marks) for marks, _ in probes]
-    assert attacked[0] == n and attacked == sorted(attacked, reverse=True) and attacked[-1] <= 2
-    assert result.passes == 2 * (sum(attacked) + n)
+    known = np.zeros(n), np.full(n, np.inf)  # resisted and fooled at
+    for marks, params in probes:
+        indices, eps = np.array(marks, int), params["eps"]
+        assert (known[0][indices] < eps).all() and (eps < known[1][indices]).all()
+        fooled = thresholds[indices] <= eps
+        known[0][indices[~fooled]], known[1][indices[fooled]] = eps, eps
+    assert result.passes == 2 * (sum(len(marks) for marks, _ in probes) + n)
 
 
 def test_a_probe_ends_with_the_batch_that_decides(storage, script):
     calls = script(lambda marks, eps, max_iter: (marks >= 0, marks.astype(int) * 0, marks))
-    find(None, marked(20), bim(target=0.5, batch_size=4, trials=1), storage)
+    find(None, marked(20), bim(target=0.8, trials=1), storage)
     probes, confirmation = calls[:-1], calls[-1]
-    assert [len(marks) for marks, _ in probes] == [4, 4, 4]  # 12 successes of 10 needed
+    assert [len(marks) for marks, _ in probes] == [5, 10, 5]  # five failures would lose the target; 16 of 20 reach it
     assert len(confirmation[0]) == 20
 
 
@@ -320,10 +324,15 @@ def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
         rows = table[marks.astype(int), :max_iter]
         return rows[:, -1], rows.argmax(1) + 1, marks
 
-    calls = script(outcome, lambda marks, eps, max_iter: table[marks.astype(int), :max_iter])
+    def per_iterate(marks, eps, max_iter):
+        norms = np.tile(np.arange(max_iter) / 10, (len(marks), 1))
+        return table[marks.astype(int), :max_iter], norms, norms, norms
+
+    calls = script(outcome, per_iterate)
     result = find(None, marked(3), bim("bim_b", 1.0, max_iter=6), storage)
     assert result.budget.iterations == 4 and result.success.all()
-    assert calls[-1][1]["max_iter"] == 4
+    assert result.norms["l2"].tolist() == [0.3] * 3  # of the fourth iterate
+    assert calls[-1][1]["max_iter"] == 6  # not run again for them
 
 
 def test_bim_a_needs_only_the_needed_firsts(storage, script):
