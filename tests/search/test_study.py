@@ -317,8 +317,8 @@ def test_what_another_process_has_just_tried_does_not_end_the_search(storage, sc
 
 
 def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
-    """All three are fooled by iterate 2, but one of them is lost again: 3 of 3 hold from iterate 4 on."""
-    table = np.array([[0, 1, 1, 1, 1, 1], [0, 1, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1]], bool)
+    """All three are fooled by iterate 5, but one of them is lost again: 3 of 3 hold from iterate 6 on."""
+    table = np.array([[0, 1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]], bool)
 
     def outcome(marks, eps, max_iter):
         rows = table[marks.astype(int), :max_iter]
@@ -329,10 +329,10 @@ def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
         return table[marks.astype(int), :max_iter], norms, norms, norms
 
     calls = script(outcome, per_iterate)
-    result = find(None, marked(3), bim("bim_b", 1.0, max_iter=6), storage)
-    assert result.budget.iterations == 4 and result.success.all()
-    assert result.norms["l2"].tolist() == [0.3] * 3  # of the fourth iterate
-    assert calls[-1][1]["max_iter"] == 6  # not run again for them
+    result = find(None, marked(3), bim("bim_b", 1.0, max_iter=8), storage)
+    assert result.budget.iterations == 6 and result.success.all()
+    assert result.norms["l2"].tolist() == [0.5] * 3  # of the sixth iterate
+    assert calls[-1][1]["max_iter"] == 7  # a quarter more than BIM-a needed, and not run again for the norms
 
 
 def test_bim_a_needs_only_the_needed_firsts(storage, script):
