@@ -49,7 +49,7 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
     title : str or None
         Of the progress bar; None for none.
     """
-    exhausted = False
+    sampler, exhausted, repeated = study.sampler, False, search.sampler == "bounds"
     with tqdm(total=search.trials, desc=title, unit="trial", leave=False, disable=title is None) as progress:
         while True:
             reap(study)
@@ -59,14 +59,17 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
             settled = exhausted or bounds.settled(search.tolerance) or known.probes >= search.trials
             if settled and (confirmed := _confirmed(known, search)):
                 return _found(known, confirmed)
-            if search.sampler == "bounds":
-                study.sampler = BoundsSampler(bounds, search.seed)
+            # A sampler that proposes what is known already is helped out.
+            study.sampler = BoundsSampler(bounds, search.seed) if repeated else sampler
             if settled:
                 _confirm(network, samples, search, study, known)
             elif known.probes + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
-                exhausted = not _probe(network, samples, search, study, bounds)
+                known_already = not _probe(network, samples, search, study, bounds)
+                # What the bounds propose again, on a victim that contradicts itself, teaches nothing more.
+                exhausted = repeated and known_already
+                repeated = known_already or search.sampler == "bounds"
 
 
 def _eps(search: Search) -> Range:
@@ -105,9 +108,9 @@ def _suggest_both(trial: Trial, search: Search) -> None:
 
 
 def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> bool:
-    """Attack the samples that an eps leaves undecided, batch by batch, until the target is reached or lost.
+    """Attack the samples that an eps leaves undecided, until the target is reached or lost.
 
-    False if nothing is left to learn: on a victim that contradicts itself, what was tried may be proposed again.
+    False if what was tried before is proposed again.
     """
     trial = take(study, _PROBE, partial(_suggest_eps, search=search))
     if isinstance(trial, FrozenTrial):  # another process is at it, or has just finished it, unless it is known already
@@ -119,7 +122,7 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, b
         undecided = bounds.undecided(eps)
         # So few failures lose the target that a hopeless eps, which costs whole runs, shows on the hardest samples.
         failures = len(samples) - successes_needed(search.criterion.target, len(samples)) + 1
-        size = failures
+        size = max(failures - int((bounds.resisted_at >= eps).sum()), 1)
         # An area is one of all samples.
         while len(undecided) and (search.criterion.name == "auc" or bounds.decision(eps) is None):
             batch, undecided = np.split(undecided, [size])
@@ -160,7 +163,12 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
         return
     with working(study, trial):
         outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
+        passes = passes_of(outcome)
         iterations, success = _fewest_iterations(outcome, search, max_iter)
+        if outcome.success_at is not None and search.precision == "bf16":  # which alone has shown the earlier iterates
+            outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
+            success = outcome.success.cpu().numpy()
+            passes += passes_of(outcome)
         fooled, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
         if outcome.success_at is not None:
             # Each was fooled at an iterate of its own; that does not count if not enough of them are at one together.
@@ -173,7 +181,7 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
             bounds.record(np.arange(len(samples)), eps, fooled, first)
             fooled_at = bounds.fooled_at
         trial.set_user_attr("longest", max_iter == longest)
-        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes_of(outcome))
+        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes)
 
 
 def _to_confirm(known: _Known, search: Search) -> float:
@@ -236,7 +244,7 @@ def _confirmed(known: _Known, search: Search) -> FrozenTrial | None:
     reached = [trial for trial in known.confirmations if trial.user_attrs["reached"]]
     if reached:
         smallest = min(reached, key=lambda trial: (trial.params["eps"], trial.number))
-        near = max(missed, bounds.low) * (1 + search.tolerance) if bounds.settled(search.tolerance) else np.inf
+        near = max(missed, bounds.low) * (1 + search.tolerance) if bounds.settled(search.tolerance) else 0.0
         if smallest.params["eps"] <= max(eps, near):
             return smallest
     hopeless = [t for t in known.confirmations if t.user_attrs["longest"] and t.params["eps"] == bounds.high]

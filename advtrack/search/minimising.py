@@ -131,7 +131,10 @@ def _distances(evidence: Evidence, search: Search, samples: int, others: float =
 
 
 def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples: Samples) -> _Run:
-    """The smallest budget that one run allows; the widest, with all its iterations, if it misses the target."""
+    """The smallest budget that one run allows; the widest, with all its iterations, if it misses the target.
+
+    Nor does one that was given up allow any.
+    """
     distances = _distances(evidence, search, len(samples))
     longest = int(settings.get("max_iter", search.longest()))
     reached = []
@@ -140,7 +143,8 @@ def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples
     if search.spec.shorter_runs == "first_success":
         first[evidence["attacked"]] = evidence["first_success"]
     fewer = np.unique(np.maximum(first[np.isfinite(distances)], 1))
-    for iterations in fewer if search.spec.shorter_runs == "first_success" else [longest]:
+    told = fewer if search.spec.shorter_runs == "first_success" else [longest]
+    for iterations in told if len(evidence["attacked"]) == len(samples) else []:
         within = np.where(first <= iterations, distances, np.inf)
         bound = search.criterion.smallest_bound(within)
         if bound <= search.largest(samples.x) or (np.isfinite(bound) and search.criterion.name == "fooling_rate"):

@@ -139,6 +139,7 @@ def search_budget(
             with helped(workers, join):
                 found = _procedure(search)(network, samples, search, study, title)
         except KeyboardInterrupt:
+            reap(study)  # of the workers, which have ended with this process's search
             _say_best_so_far(study, title)
             raise
         reap(study)
@@ -257,10 +258,11 @@ def _open_study(storage: Storage, name: str, search: Search) -> Study:
     study = optuna.create_study(
         study_name=name,
         storage=storage,
-        sampler=optuna_sampler(search.sampler, search.seed),
         directions=["minimize", "minimize"],
         load_if_exists=True,
     )
+    # Seeded as at the start, a sampler that goes on would propose what it did then.
+    study.sampler = optuna_sampler(search.sampler, search.seed + len(study.get_trials(deepcopy=False)))
     study.set_metric_names(["perturbation_bound", "iterations"])
     return study
 
