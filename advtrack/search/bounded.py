@@ -165,15 +165,15 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
         outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
         passes = passes_of(outcome)
         iterations, success = _fewest_iterations(outcome, search, max_iter)
-        if outcome.success_at is not None and search.precision == "bf16":  # which alone has shown the earlier iterates
-            outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
-            success = outcome.success.cpu().numpy()
-            passes += passes_of(outcome)
         fooled, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
         if outcome.success_at is not None:
             # Each was fooled at an iterate of its own; that does not count if not enough of them are at one together.
             together = success.sum() >= successes_needed(search.criterion.target, len(samples))
             fooled = first >= 0 if together else success
+            if search.precision == "bf16":  # which alone has shown the earlier iterates
+                outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
+                success = outcome.success.cpu().numpy()
+                passes += passes_of(outcome)
         evidence = {**evidence_of(outcome, iterations), "success": success.tolist(), "fooled": fooled.tolist()}
         evidence |= {"first_success": first.tolist(), "attacked": list(range(len(samples)))}
         fooled_at = np.where(success, eps, np.inf)
