@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded
+from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -112,20 +115,16 @@ def carlini_wagner(
             # An input that is an example already, at distance 0, needs no constant.
             active = (best > 0).nonzero().squeeze(1)
             solved, inside = (torch.zeros_like(best, dtype=torch.bool) for _ in range(2))
-            x_0 = x[active]
-            w_0 = torch.atanh(_SPREAD * (2 * x_0 - 1))
-            tanh_0 = _tanh(w_0)
-            so_far = (x_adv[active] - x_0) * per_sample(best[active].isfinite(), x)
-            w = torch.atanh(tanh_0 + 2 * _SPREAD * so_far).where(so_far != 0, w_0)
-            mean, square = torch.zeros_like(x_0), torch.zeros_like(x_0)
+            box = _Box(x[active])
+            so_far = (x_adv[active] - box.x) * per_sample(best[active].isfinite(), x)
+            w = box.variable(so_far)
+            adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
             lowest, earlier = torch.full_like(best, torch.inf), torch.full_like(best, torch.inf)
 
             for iteration in range(max_iter + 1):
                 if not len(active):
                     break
-                # Eq. 7. The clamp takes back what the spread leaves outside the box; the gradient passes it, so that a
-                # feature pushed out comes back when it is pulled.
-                x_k = (x_0 + (_tanh(w) - tanh_0) / (2 * _SPREAD)).clamp(0, 1).requires_grad_()
+                x_k = box.inputs(w).requires_grad_()
                 logits = network(x_k)
                 forwards[active] += 1
                 f = missing = margin(logits, y[active], targeted)
@@ -134,7 +133,7 @@ def carlini_wagner(
                         rival, passes = _nearest_rivals(logits, x_k, y, confidence)
                         backwards += passes
                     f = _lead(logits, y[active], rival[active])
-                delta = x_k.detach() - x_0
+                delta = x_k.detach() - box.x
                 l2 = delta.flatten(1).norm(dim=1)
 
                 # The forward that made an example is the one that proves it. Until there is one, keep the last iterate.
@@ -164,13 +163,12 @@ def carlini_wagner(
 
                 # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
                 # whole: samples that leave here get a row of zeros, and are charged for it.
-                slope, outside = torch.zeros_like(x_0), going & ~fooled
+                slope, outside = torch.zeros_like(delta), going & ~fooled
                 if outside.any():
-                    slope = _followed(torch.autograd.grad(f[outside].sum(), x_k)[0])
+                    slope = finite(rounded(torch.autograd.grad(f[outside].sum(), x_k)[0]))
                     backwards[active] += 1
                 if not going.all():
-                    active = active[going]
-                    x_0, tanh_0, w, mean, square = x_0[going], tanh_0[going], w[going], mean[going], square[going]
+                    active, box, adam, w = active[going], box.rows(going), adam.rows(going), w[going]
                     delta, slope, hinge = delta[going], slope[going], hinge[going]
                 if iteration == 0:
                     # A tie lacks nothing, and yet has to move.
@@ -180,14 +178,9 @@ def carlini_wagner(
                     const[active] = const[active].where(const[active].isfinite(), guess)
 
                 # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
-                reach = (1 - _tanh(w).square()) / (2 * _SPREAD)  # dx_adv / dw
-                gradient = (2 * delta + per_sample(const[active], x) * slope) * reach
-                mean.lerp_(gradient, 1 - _BETA_1)
-                square.lerp_(gradient.square(), 1 - _BETA_2)
+                reach = box.slope(w)
+                step = adam.step((2 * delta + per_sample(const[active], x) * slope) * reach)
                 iterations[active] += 1
-                step = mean / (1 - _BETA_1 ** (iteration + 1))
-                step /= (square / (1 - _BETA_2 ** (iteration + 1))).sqrt() + _ADAM_EPS
-                step.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # of features whose moments overflow
                 if iteration == 0:
                     # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
                     length = (learning_rate * step * reach).flatten(1).norm(dim=1)
@@ -209,14 +202,62 @@ def carlini_wagner(
     )
 
 
+class _Box:
+    """The change of variable that keeps inputs within [0, 1] (Eq. 7), around legitimate inputs ``x``."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self._w = torch.atanh(_SPREAD * (2 * x - 1))
+        self._tanh = _tanh(self._w)
+
+    def inputs(self, w: Tensor) -> Tensor:
+        """The inputs that a variable stands for.
+
+        The clamp takes back what the spread leaves outside the box. The gradient passes it, so that a feature pushed
+        out comes back when it is pulled.
+        """
+        return (self.x + (_tanh(w) - self._tanh) / (2 * _SPREAD)).clamp(0, 1)
+
+    def slope(self, w: Tensor) -> Tensor:
+        """Derivative of the inputs by the variable, but for the clamp."""
+        return (1 - _tanh(w).square()) / (2 * _SPREAD)
+
+    def variable(self, delta: Tensor) -> Tensor:
+        """The variable of the legitimate inputs with a perturbation."""
+        return torch.atanh(self._tanh + 2 * _SPREAD * delta).where(delta != 0, self._w)
+
+    def rows(self, kept: Tensor) -> _Box:
+        """That of some of the samples."""
+        box = copy(self)
+        box.x, box._w, box._tanh = self.x[kept], self._w[kept], self._tanh[kept]
+        return box
+
+
+@dataclass
+class _Adam:
+    """Adam's moments of the gradient and of its square, and the number of its steps."""
+
+    mean: Tensor
+    square: Tensor
+    steps: int = 0
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """Direction of the next step, to be descended at a learning rate."""
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - _BETA_1)
+        self.square.lerp_(gradient.square(), 1 - _BETA_2)
+        step = self.mean / (1 - _BETA_1**self.steps)
+        step /= (self.square / (1 - _BETA_2**self.steps)).sqrt() + _ADAM_EPS
+        return finite(step)  # some moments overflow
+
+    def rows(self, kept: Tensor) -> _Adam:
+        """That of some of the samples."""
+        return _Adam(self.mean[kept], self.square[kept], self.steps)
+
+
 def _tanh(w: Tensor) -> Tensor:
     """tanh, which in float64 depends in its last bit on the place in the batch, in the precision of float32."""
     return w.tanh().float().to(w.dtype)
-
-
-def _followed(slope: Tensor) -> Tensor:
-    """A slope whose components that are not finite, and so lead nowhere, are 0."""
-    return rounded(slope).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _length(slope: Tensor) -> Tensor:
@@ -240,7 +281,7 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
-        distances[:, k] = (rounded(lead) + confidence) / _length(_followed(slope))
+        distances[:, k] = (rounded(lead) + confidence) / _length(finite(rounded(slope)))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

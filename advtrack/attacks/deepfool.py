@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, steady
+from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded, steady
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
@@ -213,7 +213,7 @@ def _step_to_boundary(
         f = margins.gather(1, rival)
         (w,) = torch.autograd.grad(f.sum(), x_adv, retain_graph=True)
         backwards += 1
-        w = w.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        w = finite(w)
         # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
         blocked = ((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0))
         # In units of the largest derivative: squares of very steep or very flat ones leave the range of numbers.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, per_sample, without_noise
+from advtrack.attacks.victim import finite, frozen, is_adversarial, per_sample, without_noise
 
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
 
@@ -44,7 +44,7 @@ def fgsm_step(x: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:
     Tensor, shape (N, ...)
         A new tensor, without gradient history if neither argument has one.
     """
-    direction = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).sign()
+    direction = finite(gradient).sign()
     return (x + eps * direction).clamp(0.0, 1.0)
 
 

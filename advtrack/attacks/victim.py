@@ -83,11 +83,16 @@ def steady(differences: Tensor, logits: Tensor) -> Tensor:
     return (differences / grid).round() * grid
 
 
+def finite(gradient: Tensor) -> Tensor:
+    """0 in the place of components that are not finite, and so lead nowhere."""
+    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def without_noise(gradient: Tensor) -> Tensor:
     """In float64, 0 in the place of what is small enough for rounding alone: its sign depends on the batch."""
     if gradient.dtype != torch.float64:
         return gradient
-    largest = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).flatten(1).abs().amax(1)
+    largest = finite(gradient).flatten(1).abs().amax(1)
     return gradient.masked_fill(gradient.abs() <= per_sample(1e-12 * largest, gradient), 0.0)
 
 
