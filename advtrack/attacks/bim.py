@@ -30,6 +30,7 @@ def bim_a(
     eps: float | Tensor,
     eps_step: float | Tensor | None = None,
     max_iter: int = 100,
+    start: Tensor | None = None,
     targeted: bool = True,
 ) -> AttackOutcome:
     """BIM-a: step until the iterate is adversarial, keep it, and drop the sample from the batch.
@@ -48,6 +49,9 @@ def bim_a(
         Size of a step, at most ``eps``. Default eps / 8 (ours).
     max_iter : int
         Number of iterations, at least 1.
+    start : Tensor, shape (N, C, H, W), optional
+        Where each sample sets out, within ``eps`` of ``x``: an iterate of an earlier run, which thereby goes on as if
+        it had not ended, or a random point. Default ``x``. Iterations count from here.
     targeted : bool
         Descend towards ``y`` rather than ascend away from it.
 
@@ -57,7 +61,7 @@ def bim_a(
         The forward that shows an iterate adversarial is also the one that its step would start from, and a batch goes
         backwards as a whole: a sample is charged for that backward unless it was the last of its batch to succeed.
     """
-    return _iterate(network, x, y, eps, eps_step, max_iter, targeted, stop_at_first=True)
+    return _iterate(network, x, y, eps, eps_step, max_iter, start, targeted, stop_at_first=True)
 
 
 def bim_b(
@@ -68,13 +72,14 @@ def bim_b(
     eps: float | Tensor,
     eps_step: float | Tensor | None = None,
     max_iter: int = 100,
+    start: Tensor | None = None,
     targeted: bool = True,
 ) -> AttackOutcome:
     """BIM-b: run all iterations; the last iterate decides.
 
     Parameters
     ----------
-    network, x, y, eps, eps_step, max_iter, targeted
+    network, x, y, eps, eps_step, max_iter, start, targeted
         As for `bim_a`.
 
     Returns
@@ -84,7 +89,7 @@ def bim_b(
         that of the last one, whatever became of the others. Costs ``max_iter`` backwards and one forward more, the
         proof of the last iterate.
     """
-    return _iterate(network, x, y, eps, eps_step, max_iter, targeted, stop_at_first=False)
+    return _iterate(network, x, y, eps, eps_step, max_iter, start, targeted, stop_at_first=False)
 
 
 def _iterate(
@@ -94,6 +99,7 @@ def _iterate(
     eps: float | Tensor,
     eps_step: float | Tensor | None,
     max_iter: int,
+    start: Tensor | None,
     targeted: bool,
     stop_at_first: bool,
 ) -> AttackOutcome:
@@ -104,7 +110,7 @@ def _iterate(
     bounds = for_each(eps, x)
     steps = bounds / 8 if eps_step is None else for_each(eps_step, x)
     low, high = x - bounds, x + bounds
-    x_adv = x.clone()
+    x_adv = x.clone() if start is None else _within(low, high, start)
     adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
     active = torch.arange(len(x), device=x.device)
@@ -143,6 +149,22 @@ def _iterate(
         backwards=backwards,
         **({} if stop_at_first else {"success_at": adversarial[:, 1:], **norms_at}),
     )
+
+
+def _within(low: Tensor, high: Tensor, start: Tensor) -> Tensor:
+    """A copy of the points to set out from.
+
+    Raises
+    ------
+    ValueError
+        If they are not as many, or not within [0, 1] and ``low`` and ``high``.
+    """
+    if start.shape != low.shape:
+        raise ValueError(f"start must have the shape of x, {tuple(low.shape)}, not {tuple(start.shape)}")
+    checks.inputs("start", start)
+    if not ((start >= low) & (start <= high)).all():
+        raise ValueError("start must lie within eps of x")
+    return start.detach().to(low.dtype, copy=True)
 
 
 def _check(

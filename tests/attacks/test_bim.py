@@ -253,3 +253,42 @@ def test_impossible_steps_are_refused(bim, linear_victim, clips, art_classifier,
 def test_max_iter_must_be_positive(art_classifier, linear_victim):
     with pytest.raises(ValueError, match="max_iter"):
         BIMa(art_classifier(linear_victim(dtype=torch.float32)), max_iter=0)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_a_run_taken_further_is_the_longer_run(attacked, stop):
+    network, x, _, target = attacked
+    whole = bim_b(network, x, target, eps=0.05, max_iter=10)
+    begun = bim_b(network, x, target, eps=0.05, max_iter=stop)
+    ended = bim_b(network, x, target, eps=0.05, max_iter=10 - stop, start=begun.x_adv)
+    assert torch.equal(ended.x_adv, whole.x_adv) and 0 < whole.success.sum() < len(x)
+    assert torch.equal(torch.cat([begun.success_at, ended.success_at], 1), whole.success_at)
+    for name in ("l0_at", "l2_at", "linf_at"):
+        assert torch.equal(torch.cat([getattr(begun, name), getattr(ended, name)], 1), getattr(whole, name))
+
+
+def test_a_sets_out_again_with_those_not_fooled_yet(attacked):
+    network, x, _, target = attacked
+    whole = bim_a(network, x, target, eps=0.05, max_iter=10)
+    begun = bim_a(network, x, target, eps=0.05, max_iter=3)
+    left = ~begun.success
+    ended = bim_a(network, x[left], target[left], eps=0.05, max_iter=7, start=begun.x_adv[left])
+    assert (whole.first_success > 3).any()
+    assert torch.equal(ended.success, whole.success[left]) and torch.equal(ended.x_adv, whole.x_adv[left])
+    found = ended.success
+    assert torch.equal(3 + ended.first_success[found], whole.first_success[left][found])
+
+
+@BOTH
+def test_a_start_lies_within_eps_and_stays_as_it_is(attacked, bim):
+    network, x, _, target = attacked
+    start = (x + 0.04 * torch.rand_like(x)).clamp(0, 1)
+    before = start.clone()
+    outcome = bim(network, x, target, eps=0.05, max_iter=3, start=start)
+    assert torch.equal(start, before) and outcome.linf.max() <= 0.05 + 1e-6
+    with pytest.raises(ValueError, match="start must lie within eps"):
+        bim(network, x, target, eps=0.03, max_iter=3, start=start)
+    with pytest.raises(ValueError, match="shape of x"):
+        bim(network, x, target, eps=0.05, max_iter=3, start=start[:1])
+    with pytest.raises(ValueError, match="start must be float"):
+        bim(network, x, target, eps=1.0, max_iter=3, start=start + 1)
