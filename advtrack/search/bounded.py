@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,18 +12,19 @@ from torch import nn
 from tqdm import tqdm
 
 from advtrack.attacks.base import Range
-from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.norms import perturbation_norms
 from advtrack.search.bounds import Bounds
 from advtrack.search.claims import STEP, reap, take, underway, wait, working
 from advtrack.search.criterion import successes_needed
+from advtrack.search.pursuit import Pursuit
 from advtrack.search.sampler import BoundsSampler
-from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
+from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto
 
 #: Steps of the search: a look at the undecided samples, and the proof on all of them.
 _PROBE, _CONFIRM = "probe", "confirm"
 _EVIDENCE = "evidence"
-# Iterations of the first confirmation, in units of those that the trials needed.
-_MARGIN = 1.25
+# Looks, in a longest run, at whether more iterations are needed.
+_STAGES = 10
 
 
 @dataclass
@@ -55,18 +56,17 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
             reap(study)
             known = _known(study, samples, search)
             progress.update(known.probes - progress.n)
-            bounds = known.bounds
-            settled = exhausted or bounds.settled(search.tolerance) or known.probes >= search.trials
-            if settled and (confirmed := _confirmed(known, search)):
-                return _found(known, confirmed)
-            # A sampler that proposes what is known already is helped out.
-            study.sampler = BoundsSampler(bounds, search.seed) if repeated else sampler
-            if settled:
-                _confirm(network, samples, search, study, known)
+            if exhausted or known.probes >= search.trials or known.bounds.settled(search.tolerance):
+                eps = _to_confirm(known, search)
+                if confirmed := _confirmed(known, eps):
+                    return _found(known, confirmed)
+                _confirm(network, samples, search, study, known.bounds, eps)
             elif known.probes + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
-                known_already = not _probe(network, samples, search, study, bounds)
+                # A sampler that proposes what is known already is helped out.
+                study.sampler = BoundsSampler(known.bounds, search.seed) if repeated else sampler
+                known_already = not _probe(network, samples, search, study, known.bounds)
                 # What the bounds propose again, on a victim that contradicts itself, teaches nothing more.
                 exhausted = repeated and known_already
                 repeated = known_already or search.sampler == "bounds"
@@ -81,17 +81,19 @@ def _eps(search: Search) -> Range:
 def _known(study: Study, samples: Samples, search: Search) -> _Known:
     """Read the finished trials, in their order."""
     eps = _eps(search)
-    known = _Known(Bounds(len(samples), eps.low, eps.high, search.criterion), 0, [], [])
+    bounds = Bounds(len(samples), eps.low, eps.high, search.criterion)
+    known = _Known(bounds, 0, [], [])
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        known.probes += trial.user_attrs[STEP] == _PROBE
+        if trial.user_attrs[STEP] == _PROBE:
+            known.probes += 1
+        else:
+            known.confirmations.append(trial)
         if trial.user_attrs["reached"]:
             known.reached.append((trial.values[0], int(trial.values[1])))
         evidence = trial.user_attrs[_EVIDENCE]
-        if trial.user_attrs[STEP] == _CONFIRM:
-            known.confirmations.append(trial)
-        # What a shorter run failed to fool, the longest may.
         attacked, fooled = np.array(evidence["attacked"], int), np.array(evidence["fooled"], bool)
-        shown = fooled | (trial.user_attrs[STEP] == _PROBE or trial.user_attrs["longest"])
+        # What a shorter run failed to fool, the longest may.
+        shown = fooled | (np.array(evidence["iterations"], int) == search.longest())
         first = np.array(evidence["first_success"], float)
         known.bounds.record(attacked[shown], trial.params["eps"], fooled[shown], first[shown])
     return known
@@ -102,13 +104,8 @@ def _suggest_eps(trial: Trial, search: Search) -> None:
     trial.suggest_float("eps", eps.low, eps.high, log=eps.log)
 
 
-def _suggest_both(trial: Trial, search: Search) -> None:
-    _suggest_eps(trial, search)
-    trial.suggest_int("max_iter", 1, search.longest())
-
-
 def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds) -> bool:
-    """Attack the samples that an eps leaves undecided, until the target is reached or lost.
+    """Attack samples that an eps leaves undecided, until the target is reached or lost.
 
     False if what was tried before is proposed again.
     """
@@ -116,102 +113,153 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, b
     if isinstance(trial, FrozenTrial):  # another process is at it, or has just finished it, unless it is known already
         return trial.params["eps"] not in bounds.tried()
     eps, longest = trial.params["eps"], search.longest()
-    attacked, success, first = np.empty(0, int), np.empty(0, bool), np.empty(0, int)
-    passes = 0
     with working(study, trial):
-        undecided = bounds.undecided(eps)
-        # So few failures lose the target that a hopeless eps, which costs whole runs, shows on the hardest samples.
-        failures = len(samples) - successes_needed(search.criterion.target, len(samples)) + 1
-        size = max(failures - int((bounds.resisted_at >= eps).sum()), 1)
-        # An area is one of all samples.
-        while len(undecided) and (search.criterion.name == "auc" or bounds.decision(eps) is None):
-            batch, undecided = np.split(undecided, [size])
-            size *= 2
-            outcome = search.scout(network, samples.take(batch), eps=eps, max_iter=longest)
-            fooled, firsts = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
-            bounds.record(batch, eps, fooled, firsts)
-            attacked, success = np.append(attacked, batch), np.append(success, fooled)
-            first = np.append(first, firsts)
-            passes += passes_of(outcome)
-        evidence = {"attacked": attacked.tolist(), "fooled": success.tolist(), "first_success": first.tolist()}
+        pursuit = Pursuit(partial(search.scout, network, eps=eps), samples)
+        _pursue(pursuit, bounds, eps, search)
+        attacked = np.flatnonzero(pursuit.iterations)
+        decided = attacked[pursuit.fooled[attacked] | (pursuit.iterations[attacked] == longest)]
+        bounds.record(decided, eps, pursuit.fooled[decided], pursuit.first_success[decided])
         reached = bounds.decision(eps) is True
         iterations = _iterations(bounds.iterations(eps), search) if reached else longest
-        _tell(study, trial, search, evidence, bounds.fooled_at, bounds.resisting(), iterations, passes)
+        evidence = _evidence(pursuit, attacked, pursuit.fooled)
+        _tell(study, trial, search, evidence, bounds.fooled_at, bounds.resisting(), iterations, pursuit.passes)
     return True
+
+
+def _pursue(pursuit: Pursuit, bounds: Bounds, eps: float, search: Search) -> None:
+    """Take undecided samples further until too few are left to lose the target, or as many as lose it have resisted.
+
+    So few failures lose it that a hopeless eps, which costs whole runs, shows on the hardest samples. When too few of
+    them are left, others join, and catch up.
+    """
+    waiting, longest = bounds.undecided(eps), search.longest()
+    if search.criterion.name == "auc":  # an area is one of all samples
+        pursuit.advance(waiting, longest)
+        return
+    samples = len(bounds.fooled_at)
+    failures = samples - successes_needed(search.criterion.target, samples) + 1 - int((bounds.resisted_at >= eps).sum())
+    left, joining = waiting[:0], failures
+    while (pursuit.iterations[left] == longest).sum() < failures:
+        if len(left) >= failures:
+            spent = pursuit.iterations[left]
+            pursuit.advance(left[spent == spent.min()], min(_stage(search), longest - spent.min()))
+            left = left[~pursuit.fooled[left]]
+        elif len(waiting):
+            joined, waiting = np.split(waiting, [joining])
+            left, joining = np.append(left, joined), 2 * joining
+        else:
+            return
+
+
+def _stage(search: Search) -> int:
+    """Iterations between two looks at whether more are needed.
+
+    In bfloat16 there is one look: what has not been fooled by then is attacked again in float32, each time.
+    """
+    return search.longest() if search.precision == "bf16" else max(search.longest() // _STAGES, 1)
+
+
+def _evidence(pursuit: Pursuit, attacked: np.ndarray, fooled: np.ndarray) -> Evidence:
+    """What a trial shows of the bounds of the samples ``attacked``, by their indices."""
+    shown = {"fooled": fooled, "first_success": pursuit.first_success, "iterations": pursuit.iterations}
+    return {"attacked": attacked.tolist(), **{name: values[attacked].tolist() for name, values in shown.items()}}
 
 
 def _iterations(fewest: np.ndarray, search: Search) -> int:
     """How many iterations reach the target, if these are the fewest that fool each sample; at most the longest run."""
-    if search.criterion.name == "auc":  # every sample's smallest perturbation counts
-        fewest = fewest[np.isfinite(fewest)]
-        enough = fewest.max(initial=1)
-    else:
+    if search.criterion.name == "fooling_rate":
         enough = search.criterion.smallest_bound(fewest)
+    elif search.spec.shorter_runs == "iterates":
+        enough = search.longest()
+    else:  # every sample's smallest perturbation counts
+        enough = fewest[np.isfinite(fewest)].max(initial=1)
     return int(min(max(enough, 1), search.longest()))
 
 
-def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study, known: _Known) -> None:
-    """Attack every sample from scratch at the smallest eps known to reach the target."""
-    bounds, longest = known.bounds, search.longest()
-    eps = _to_confirm(known, search)
-    max_iter = min(int(np.ceil(_MARGIN * _iterations(bounds.iterations(eps), search))), longest)
-    # An area is that of the longest runs.
-    if search.criterion.name == "auc" or any(trial.params["eps"] == eps for trial in known.confirmations):
-        max_iter = longest
-    trial = take(study, _CONFIRM, partial(_suggest_both, search=search), {"eps": eps, "max_iter": max_iter})
-    if isinstance(trial, FrozenTrial):
-        return
-    with working(study, trial):
-        outcome = search.strike(network, samples, eps=eps, max_iter=max_iter)
-        passes = passes_of(outcome)
-        iterations, success = _fewest_iterations(outcome, search, max_iter)
-        fooled, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
-        if outcome.success_at is not None:
-            # Each was fooled at an iterate of its own; that does not count if not enough of them are at one together.
-            together = success.sum() >= successes_needed(search.criterion.target, len(samples))
-            fooled = first >= 0 if together else success
-            if search.precision == "bf16":  # which alone has shown the earlier iterates
-                outcome = search.strike(network, samples, eps=eps, max_iter=iterations)
-                success = outcome.success.cpu().numpy()
-                passes += passes_of(outcome)
-        evidence = {**evidence_of(outcome, iterations), "success": success.tolist(), "fooled": fooled.tolist()}
-        evidence |= {"first_success": first.tolist(), "attacked": list(range(len(samples)))}
-        fooled_at = np.where(success, eps, np.inf)
-        if search.criterion.name == "auc":
-            bounds.record(np.arange(len(samples)), eps, fooled, first)
-            fooled_at = bounds.fooled_at
-        trial.set_user_attr("longest", max_iter == longest)
-        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, passes)
-
-
 def _to_confirm(known: _Known, search: Search) -> float:
-    """The smallest eps that is known to reach the target and has not failed to; the largest of all if there is none."""
+    """The eps to be proven: the smallest known to reach the target, or one that equals it and takes fewer iterations.
+
+    It has not failed before; if nothing is known, it is the largest of all.
+    """
     bounds = known.bounds
     if len(known.confirmations) >= search.trials:  # a victim that goes on to contradict itself
         return bounds.high
-    lost = [t.params["eps"] for t in known.confirmations if t.user_attrs["longest"] and not t.user_attrs["reached"]]
-    reached = bounds.bracket()[1]
-    if not lost or reached > max(lost):
-        return float(np.clip(reached, bounds.low, bounds.high))
-    above = [eps for eps in bounds.tried() if eps > max(lost)]
-    return min(above, default=bounds.high)
+    missed, reached = bounds.bracket()
+    lost = _lost(known)
+    if reached <= lost:
+        return min((eps for eps in bounds.tried() if eps > lost), default=bounds.high)
+    if bounds.settled(search.tolerance):
+        reached = max(missed, bounds.low) * (1 + search.tolerance)
+    return float(np.clip(reached, bounds.low, bounds.high))
 
 
-def _fewest_iterations(outcome: AttackOutcome, search: Search, max_iter: int) -> tuple[int, np.ndarray]:
-    """Fewest iterations that reach the target in a run, or all of them, and whom they fool."""
-    if outcome.success_at is not None:
-        per_iterate = outcome.success_at.cpu().numpy()
-        fooled = per_iterate.sum(0)
-        enough = (
-            len(per_iterate)
-            if search.criterion.name == "auc"
-            else successes_needed(search.criterion.target, len(per_iterate))
-        )
-        best = int((fooled >= min(enough, fooled.max())).argmax())
-        return best + 1, per_iterate[:, best]
-    success, first = outcome.success.cpu().numpy(), outcome.first_success.cpu().numpy()
-    iterations = min(_iterations(np.where(success, first, np.inf), search), max_iter)
-    return iterations, success & (first <= iterations)
+def _lost(known: _Known) -> float:
+    """The largest eps whose confirmation failed, 0 for none."""
+    return max((t.params["eps"] for t in known.confirmations if not t.user_attrs["reached"]), default=0.0)
+
+
+def _confirmed(known: _Known, eps: float) -> FrozenTrial | None:
+    """The confirmation that ends the search: of ``eps`` or below, or the failed one of the largest."""
+    enough = [trial for trial in known.confirmations if trial.user_attrs["reached"] and trial.params["eps"] <= eps]
+    if not enough and eps == known.bounds.high == _lost(known):
+        enough = [trial for trial in known.confirmations if trial.params["eps"] == eps]
+    return min(enough, key=lambda trial: (trial.params["eps"], trial.number), default=None)
+
+
+def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds, eps: float) -> None:
+    """Attack every sample from scratch, in full precision, until the target is reached or the longest run over."""
+    trial = take(study, _CONFIRM, partial(_suggest_eps, search=search), {"eps": eps})
+    if isinstance(trial, FrozenTrial):
+        return
+    area = search.criterion.name == "auc"
+    with working(study, trial):
+        search, every = replace(search, precision="fp32"), np.arange(len(samples))
+        pursuit = Pursuit(partial(search.strike, network, eps=eps), samples)
+        prove = _prove_together if search.spec.shorter_runs == "iterates" else _prove_each
+        shown, iterations = prove(pursuit, samples, search)
+        success = np.array(shown["success"], bool)
+        # Who was fooled at an iterate of its own does not count if not enough of them are at one together.
+        reached = not area and success.sum() >= successes_needed(search.criterion.target, len(samples))
+        evidence = shown | _evidence(pursuit, every, pursuit.first_success >= 0 if reached else success)
+        fooled_at = np.where(success, eps, np.inf)
+        if area:
+            bounds.record(every, eps, success, pursuit.first_success)
+            fooled_at = bounds.fooled_at
+        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, pursuit.passes)
+
+
+def _prove_each(pursuit: Pursuit, samples: Samples, search: Search) -> tuple[Evidence, int]:
+    """Whom an attack fools that keeps each sample's first example, and the fewest iterations that reach the target."""
+    needed = len(samples) if search.criterion.name == "auc" else successes_needed(search.criterion.target, len(samples))
+    spent, longest = 0, search.longest()
+    while spent < longest and pursuit.fooled.sum() < needed:
+        further = min(_stage(search), longest - spent)
+        pursuit.advance(np.flatnonzero(~pursuit.fooled), further)
+        spent += further
+    iterations = _iterations(np.where(pursuit.fooled, pursuit.first_success, np.inf), search)
+    norms = {
+        name: values.cpu().numpy().tolist() for name, values in perturbation_norms(pursuit.x_adv, samples.x).items()
+    }
+    return {"success": (pursuit.fooled & (pursuit.first_success <= iterations)).tolist(), **norms}, iterations
+
+
+def _prove_together(pursuit: Pursuit, samples: Samples, search: Search) -> tuple[Evidence, int]:
+    """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most."""
+    every, spent, longest = np.arange(len(samples)), 0, search.longest()
+    if search.criterion.name == "auc":  # that of the longest runs
+        return evidence_of(pursuit.advance(every, longest), longest), longest
+    needed = successes_needed(search.criterion.target, len(samples))
+    most, iterations, shown = -1, 0, Evidence()
+    while spent < longest and most < needed:
+        further = min(_stage(search), longest - spent)
+        outcome = pursuit.advance(every, further)
+        assert outcome.success_at is not None
+        fooled = outcome.success_at.sum(0).cpu().numpy()
+        best = int((fooled >= min(needed, fooled.max())).argmax())
+        if fooled[best] > most:
+            most, iterations, shown = fooled[best], spent + best + 1, evidence_of(outcome, best + 1)
+        spent += further
+    return shown, iterations
 
 
 def _tell(
@@ -236,32 +284,20 @@ def _tell(
     study.tell(trial, (eps, float(iterations)), skip_if_finished=True)
 
 
-def _confirmed(known: _Known, search: Search) -> FrozenTrial | None:
-    """The confirmation that ends the search, if there is one."""
-    bounds = known.bounds
-    missed, _ = bounds.bracket()
-    eps = _to_confirm(known, search)
-    reached = [trial for trial in known.confirmations if trial.user_attrs["reached"]]
-    if reached:
-        smallest = min(reached, key=lambda trial: (trial.params["eps"], trial.number))
-        near = max(missed, bounds.low) * (1 + search.tolerance) if bounds.settled(search.tolerance) else 0.0
-        if smallest.params["eps"] <= max(eps, near):
-            return smallest
-    hopeless = [t for t in known.confirmations if t.user_attrs["longest"] and t.params["eps"] == bounds.high]
-    return hopeless[0] if hopeless and eps == bounds.high else None
-
-
 def _found(known: _Known, confirmed: FrozenTrial) -> Found:
     bounds, reached = known.bounds, confirmed.user_attrs["reached"]
     budget = Budget(confirmed.params["eps"], int(confirmed.values[1]), {})
-    larger = [point for point in known.reached if point[0] > budget.bound]
+    # Trials may show a point that betters the budget; but it is not proven.
+    others = [
+        (eps, n) for eps, n in known.reached if eps > budget.bound or (eps > _lost(known) and n > budget.iterations)
+    ]
     return Found(
         budget,
         reached,
         confirmed.user_attrs[_EVIDENCE],
         bounds.fooled_at,
         bounds.resisted_at,
-        pareto([(budget.bound, budget.iterations), *larger]) if reached else [],
+        pareto([(budget.bound, budget.iterations), *others]) if reached else [],
         bounds.bracket()[0] or None,
         bounds.contradictions,
     )

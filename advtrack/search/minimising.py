@@ -28,11 +28,12 @@ _EVIDENCE = "evidence"
 class _Run:
     """What one run of the attack allows.
 
-    ``reached`` are the bounds and iterations that reach the target, ``distances`` the samples' perturbations, infinite
-    where it failed.
+    ``reached`` are the bounds and iterations that reach the target, ``bound`` and ``iterations`` the first of them;
+    ``distances`` the samples' perturbations, infinite where it failed.
     """
 
-    budget: Budget
+    bound: float
+    iterations: int
     distances: np.ndarray
     reached: list[tuple[float, int]]
 
@@ -97,7 +98,7 @@ def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, 
             missed_by = search.criterion.missed_by(at_least, limit)
 
     run = _run(evidence, search, settings, samples)
-    bound, iterations = (run.budget.bound, run.budget.iterations) if attacked == len(samples) else (limit, longest)
+    bound, iterations = (run.bound, run.iterations) if attacked == len(samples) else (limit, longest)
     trial.set_user_attr(_EVIDENCE, evidence)
     trial.set_user_attr("longest", longest)
     trial.set_user_attr("passes", sum(passes_of(outcome) for outcome in outcomes))
@@ -150,8 +151,7 @@ def _run(evidence: Evidence, search: Search, settings: dict[str, float], samples
         if bound <= search.largest(samples.x) or (np.isfinite(bound) and search.criterion.name == "fooling_rate"):
             reached.append((bound, int(iterations)))
     bound, iterations = min(reached, default=(search.largest(samples.x), longest))
-    others = {name: value for name, value in settings.items() if name != "max_iter"}
-    return _Run(Budget(bound, int(iterations), others), distances, reached)
+    return _Run(bound, iterations, distances, reached)
 
 
 def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Found:
@@ -160,21 +160,27 @@ def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Fou
         trial.number: _run(trial.user_attrs[_EVIDENCE], search, _settings_of(trial, search), samples)
         for trial in finished
     }
-    reached = [trial for trial in finished if trial.user_attrs["reached"]]
+    reached = [(point, trial) for trial in finished for point in runs[trial.number].reached]
     if reached:
-        smallest = min(trial.values[0] for trial in reached)
-        equal = [trial for trial in reached if trial.values[0] <= smallest * (1 + search.tolerance)]
-        best = min(equal, key=lambda trial: (trial.values[1], trial.values[0], trial.number))
+        # A setting that was given up has its limit for a bound, and perhaps a budget just above.
+        given_up = [trial for trial in finished if len(trial.user_attrs[_EVIDENCE]["attacked"]) < len(samples)]
+        smallest = min([*(point[0] for point, _ in reached), *(trial.values[0] for trial in given_up)])
+        equal = smallest * (1 + search.tolerance) * (1 + 1e-9)
+        reached = [found for found in reached if found[0][0] <= equal]
+        (bound, iterations), best = min(reached, key=lambda found: (found[0][1], found[0][0], found[1].number))
     else:
         best = max(finished, key=lambda trial: (trial.user_attrs["fooling_rate"], -trial.number))
+        bound, iterations = best.values[0], int(best.values[1])
     run, evidence = runs[best.number], best.user_attrs[_EVIDENCE]
-    success = run.distances <= run.budget.bound
+    settings = {name: value for name, value in _settings_of(best, search).items() if name != "max_iter"}
+    budget = Budget(bound, iterations, settings)
+    success = run.distances <= budget.bound
     if search.spec.shorter_runs == "first_success":
-        success &= np.array(evidence["first_success"], int) <= run.budget.iterations
+        success &= np.array(evidence["first_success"], int) <= budget.iterations
     # The attack's own perturbation is the smallest that it knows.
     nearest = np.min([one.distances for one in runs.values()], axis=0)
     return Found(
-        run.budget,
+        budget,
         bool(reached),
         {**evidence, "success": success.tolist()},
         nearest,

@@ -157,8 +157,12 @@ class Search:
         return self._run(self.spec, network, samples, params)
 
     def scout(self, network: nn.Module, samples: Samples, **params: Any) -> AttackOutcome:
-        """Run the attack up to each sample's first success, also if it is one that would go on."""
-        return self._run(self.spec.until_success or self.spec, network, samples, params)
+        """Run the attack up to each sample's first success, also if it is one that would go on.
+
+        Unless an area is asked for: what is lost again does not count there.
+        """
+        stops = self.spec.until_success if self.criterion.name == "fooling_rate" else None
+        return self._run(stops or self.spec, network, samples, params)
 
     def _run(self, spec: type[Attack], network: nn.Module, samples: Samples, params: dict[str, Any]) -> AttackOutcome:
         labels = samples.target if spec.targets else samples.y
