@@ -18,8 +18,8 @@ from advtrack.attacks.victim import frozen, margin
 
 # Ours: a float32 rounds a probability to 1 from about this distance on, and the loss has no slope any more.
 _VANISHED = 1e-6
-# Ours: the share of samples whose gradients may vanish before that is a sign.
-_TOLERATED = 0.1
+#: Ours: the share of samples that may behave as if gradients were masked before that is a sign.
+TOLERATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MaskingSigns:
             "one_step_beats_many": self.one_step > self.many_steps,
             "unbounded_fails": self.unbounded < 1,
             "more_iterations_do_not_help": self.loss_long < self.loss_short,
-            "gradients_vanish": self.vanishing > _TOLERATED,
+            "gradients_vanish": self.vanishing > TOLERATED,
         }
 
 

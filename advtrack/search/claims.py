@@ -30,6 +30,9 @@ _HEARTBEAT, _ABANDONED = 15.0, 120.0
 _NAMELESS = 20.0
 # Seconds between two looks at what other processes do.
 _POLL = 0.1
+#: When this process first saw a trial without a sign of life, by study and number. (The start that Optuna keeps of a
+#: trial is in the local time of a machine that may be elsewhere.)
+_first_seen: dict[tuple[str, int], float] = {}
 
 
 def take(
@@ -73,6 +76,8 @@ def take(
             suggest(trial)
             trial.set_user_attr(_CLAIMED, True)
             same = _the_same(study, trial)
+    except UpdateFinishedTrialError:  # closed by a process that took this one for dead before it could say who it is
+        return take(study, step, suggest, fixed)
     finally:
         study.sampler = sampler
     if same is None:
@@ -155,13 +160,15 @@ def fail(study: Study, number: int) -> None:
 def reap(study: Study) -> None:
     """Close the running trials of processes that are gone."""
     for trial in _trials(study, TrialState.RUNNING):
-        if _abandoned(trial):
+        if _abandoned(study, trial):
             fail(study, trial.number)
 
 
-def _abandoned(trial: FrozenTrial) -> bool:
+def _abandoned(study: Study, trial: FrozenTrial) -> bool:
     attrs = trial.user_attrs
     if _PROCESS in attrs and (process := Process(**attrs[_PROCESS])).here():
         return not process.lives()
-    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    return time.time() - attrs.get(_BEAT, started) > (_ABANDONED if _PROCESS in attrs else _NAMELESS)
+    if _BEAT in attrs:
+        return time.time() - attrs[_BEAT] > _ABANDONED
+    now = time.monotonic()
+    return now - _first_seen.setdefault((study.study_name, trial.number), now) > _NAMELESS

@@ -5,11 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+# Seconds that a process has to give up what it holds.
+_GRACE = 10.0
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
         At least 1, which is this process alone.
     help_ : callable
         What the others do, told their number from 1 on; it can be pickled. Whatever of it is left when this process is
-        done is cut short.
+        done is cut short, as if by an interrupt.
     """
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
@@ -36,12 +40,16 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         for other in others:
+            other.terminate()
+        for other in others:
+            other.join(_GRACE)
             other.kill()
             other.join()
 
 
 def _helper(help_: Callable[[int], None], index: int, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that was called ends the others
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds in the storage is given up first
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     help_(index)

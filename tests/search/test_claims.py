@@ -1,6 +1,7 @@
 """A step of the search is done by one process, and by none in vain."""
 
 from dataclasses import asdict
+from datetime import datetime
 
 import optuna
 import pytest
@@ -81,3 +82,29 @@ def test_an_interrupt_before_the_work_leaves_no_trial(study, fixed):
     with pytest.raises(KeyboardInterrupt):
         take(study, "probe", interrupted, fixed)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] and study.sampler is sampler
+
+
+def test_a_trial_taken_for_dead_before_it_says_whose_it_is_is_taken_again(study):
+    began = []
+
+    def closed_once(trial):
+        began.append(trial.number)
+        if len(began) == 1:
+            claims.fail(study, trial.number)
+        return suggest(trial)
+
+    trial = take(study, "probe", closed_once)
+    assert began == [0, 1] and trial.number == 1
+    assert [one.state for one in study.trials] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_a_trial_without_a_name_is_given_time_whatever_its_clock_says(study, monkeypatch):
+    past, future = datetime(2001, 1, 1), datetime(2101, 1, 1)
+    for start in (past, future):
+        study.add_trial(FrozenTrial(0, TrialState.RUNNING, None, start, None, {}, {}, {}, {}, {}, 0))
+    now = [1000.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    for seconds, state in ((0, TrialState.RUNNING), (19, TrialState.RUNNING), (2, TrialState.FAIL)):
+        now[0] += seconds
+        claims.reap(study)
+        assert [trial.state for trial in study.trials] == [state] * 2

@@ -158,3 +158,24 @@ def test_a_table_has_all_columns_of_all_rows():
         {"a": "2", "b": "", "c": "3"},
     ]
     assert "\r" not in text
+
+
+def rows(**columns):
+    """A table of samples, as text."""
+    given = {"clip": "abc", "target": "ddd", "success": ["True"] * 3, **columns}
+    return [dict(zip(given, map(str, values), strict=True)) for values in zip(*given.values(), strict=True)]
+
+
+def test_a_black_box_is_nearer_where_the_white_box_is_known_to_have_failed():
+    white = rows(resisted_at=[0.2, 0.2, 0.0])
+    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.3, 0.1])) == pytest.approx(1 / 3)
+    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1])) == pytest.approx(2 / 3)
+    # The bound itself was resisted, but whatever lies within it was not shown to be nearer.
+    assert stage.black_box_nearer(white, rows(linf=[0.2, 0.3, 0.1])) == 0
+    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1], success=["False", "True", "True"])) == 1 / 3
+
+
+def test_only_clips_with_the_same_target_are_held_against_each_other():
+    white = rows(resisted_at=[0.2, 0.2, 0.2])
+    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.3], target="dee")) == 1
+    assert math.isnan(stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1], clip="xyz")))
