@@ -125,7 +125,7 @@ def carlini_wagner(
                 if not len(active):
                     break
                 x_k = box.inputs(w).requires_grad_()
-                logits = network(x_k)
+                logits = network(x_k).to(x.dtype)
                 forwards[active] += 1
                 f = missing = margin(logits, y[active], targeted)
                 if not targeted:

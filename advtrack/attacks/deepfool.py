@@ -89,7 +89,7 @@ def deepfool(
             if not len(active):
                 break
             x_k = x_adv[active].requires_grad_(iteration < max_iter)
-            logits = network(x_k)
+            logits = network(x_k).to(x.dtype)
             forwards[active] += 1
             if iteration == 0:
                 depth = overshoot * _DEPTH * steady(margin(logits, y, targeted=False), logits)
@@ -108,7 +108,7 @@ def deepfool(
             if fooled.any():
                 # Another forward, for the rest, is cheaper than taking finished samples through every backward.
                 x_k = x_adv[active].requires_grad_()
-                logits = network(x_k)
+                logits = network(x_k).to(x.dtype)
                 forwards[active] += 1
 
             step, in_sight, slopes[active], passes = _step_to_boundary(
@@ -149,7 +149,7 @@ def _crossing(
             share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(0, 10)
             tried = low + (share + _SAFETY * (1 - share).abs()) * (high - low)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
-            logits = network(x_t)
+            logits = network(x_t).to(near.dtype)
             f = steady(margin(logits, y, targeted=False), logits) + depth
             fooled, deep, between = is_adversarial(logits, y, targeted=False), f <= 0, high_f <= 0
             better = fooled & (deep | (~between & (f < high_f)))

@@ -286,6 +286,9 @@ def test_a_start_lies_within_eps_and_stays_as_it_is(attacked, bim):
     before = start.clone()
     outcome = bim(network, x, target, eps=0.05, max_iter=3, start=start)
     assert torch.equal(start, before) and outcome.linf.max() <= 0.05 + 1e-6
+    rounded = (x + 0.05 * torch.rand_like(x).round()).clamp(0, 1).float()
+    assert bim(network.double(), x.double(), target, eps=0.05, max_iter=3, start=rounded).linf.max() <= 0.05 + 1e-12
+    network.to(x.dtype)
     with pytest.raises(ValueError, match="start must lie within eps"):
         bim(network, x, target, eps=0.03, max_iter=3, start=start)
     with pytest.raises(ValueError, match="shape of x"):

@@ -82,6 +82,17 @@ class TestWhateverTheInputs:
         x = as_tensor(rows)
         assert same(strike(name, x), strike(name, x))
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_logits_may_be_of_another_type(self, name, dtype, mlp_victim, predict, clips):
+        network, x = mlp_victim().float(), clips(12).float()
+        given = CHEAP[name] | ({"start": x.flip(0)} if ATTACKS[name].starts else {})
+        targeted = ATTACKS[name].defaults["targeted"]
+        y = (predict(network, x) + targeted) % 4
+        network.register_forward_hook(lambda module, given, logits: logits.to(dtype))
+        outcome = ATTACKS[name].native(network, x, y, targeted=targeted, **given)
+        assert outcome.x_adv.dtype == torch.float32 and outcome.x_adv.isfinite().all() and outcome.success.any()
+        assert ((predict(network, outcome.x_adv) == y) == targeted)[outcome.success].all()
+
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
     def test_on_a_gpu_it_does_the_same(self, name, mlp_victim, predict, clips):
         network, x = mlp_victim(), clips(12)
