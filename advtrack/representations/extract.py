@@ -337,8 +337,15 @@ def _computed(
         # A fork would copy the locks held by the threads of whatever the parent has loaded.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+        def results() -> Iterator[Images]:
+            # Numba's cache of librosa's compiled functions is spoilt when processes fill it at once, and whoever loads
+            # them from it crashes ever after. So one worker fills it before the others begin.
+            yield pool.submit(compute, tasks[0]).result()
+            yield from pool.map(compute, tasks[1:], chunksize=2)
+
         try:
-            yield shown(pool.map(compute, tasks, chunksize=2))
+            yield shown(results())
         except BrokenProcessPool as error:
             raise InputError(
                 "a worker died, most likely for want of memory: free some and run again; finished shards are kept"
