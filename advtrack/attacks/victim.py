@@ -55,6 +55,21 @@ def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return others - own if targeted else own - others
 
 
+def boundary_distance(network: nn.Module, x: Tensor, y: Tensor, targeted: bool) -> Tensor:
+    """How far, in l-inf, success lies from inputs in [0, 1] along their gradient, shape (N,).
+
+    That is `margin` over the l1 norm of its gradient (DeepFool's linearised boundary), without the features that stand
+    at an end of [0, 1] and would have to leave it. Negative within; infinite where no feature leads on.
+    """
+    with frozen(network):
+        x = x.detach().requires_grad_()
+        missing = margin(network(x), y, targeted)
+        (gradient,) = torch.autograd.grad(missing.sum(), x)
+    gradient = finite(gradient)
+    blocked = ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
+    return missing.detach() / gradient.masked_fill(blocked, 0.0).abs().flatten(1).sum(1)
+
+
 def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """The classes other than ``y`` with the largest logits, shape (N, min(count, classes - 1)), the largest first."""
     others = logits.detach().scatter(1, y[:, None], -torch.inf)

@@ -22,6 +22,8 @@ class Pursuit:
 
     Attributes
     ----------
+    samples : Samples
+        As given.
     x_adv : Tensor, shape (N, C, H, W)
         The iterates.
     fooled : ndarray of bool, shape (N,)
@@ -35,7 +37,7 @@ class Pursuit:
     """
 
     def __init__(self, strike: Callable[..., AttackOutcome], samples: Samples) -> None:
-        self._strike, self._samples = strike, samples
+        self._strike, self.samples = strike, samples
         self.x_adv = samples.x.clone()
         self.fooled = np.zeros(len(samples), bool)
         self.first_success = np.full(len(samples), -1)
@@ -44,7 +46,7 @@ class Pursuit:
 
     def advance(self, rows: np.ndarray, iterations: int) -> AttackOutcome:
         """Take some samples, by their indices, this many iterations further; what that showed of them."""
-        outcome = self._strike(self._samples.take(rows), start=self.x_adv[rows], max_iter=iterations)
+        outcome = self._strike(self.samples.take(rows), start=self.x_adv[rows], max_iter=iterations)
         first = outcome.first_success.cpu().numpy()
         found = (first >= 0) & (self.first_success[rows] < 0)
         self.first_success[rows[found]] = self.iterations[rows[found]] + first[found]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from advtrack.attacks import ATTACKS
 from advtrack.attacks.base import Attack, Choices, Range
-from advtrack.attacks.batches import Precision, in_batches
+from advtrack.attacks.batches import Precision, batchwise, in_batches
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.victim import boundary_distance
 from advtrack.search.criterion import Criterion
 from advtrack.search.sampler import SamplerName
 
@@ -163,6 +164,15 @@ class Search:
         """
         stops = self.spec.until_success if self.criterion.name == "fooling_rate" else None
         return self._run(stops or self.spec, network, samples, params)
+
+    def distance(self, network: nn.Module, samples: Samples, x_adv: Tensor) -> np.ndarray:
+        """How far from success iterates are, in l-inf, as far as their gradients tell: `boundary_distance`."""
+        labels = samples.target if self.spec.targets else samples.y
+
+        def measured(batch: slice) -> Tensor:
+            return boundary_distance(network, x_adv[batch], labels[batch], self.spec.targets)
+
+        return torch.cat(batchwise(measured, x_adv, self.batch_size)).double().cpu().numpy()
 
     def _run(self, spec: type[Attack], network: nn.Module, samples: Samples, params: dict[str, Any]) -> AttackOutcome:
         labels = samples.target if spec.targets else samples.y

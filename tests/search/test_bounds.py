@@ -11,8 +11,8 @@ from advtrack.search.criterion import Criterion
 LOW, HIGH = 1e-4, 0.3
 
 
-def bounds_of(samples, needed, name="fooling_rate"):
-    return Bounds(samples, LOW, HIGH, Criterion(name, needed / samples))
+def bounds_of(samples, needed, tolerance=0.05):
+    return Bounds(samples, LOW, HIGH, Criterion("fooling_rate", needed / samples), tolerance)
 
 
 def record(bounds, indices, eps, success, first=1):
@@ -53,8 +53,8 @@ def test_truthful_outcomes_never_lead_to_a_wrong_decision(thresholds, data):
 def test_bisection_ends_next_to_the_smallest_bound(thresholds, data, tolerance):
     n = len(thresholds)
     needed, steps = data.draw(st.integers(1, n)), 0
-    bounds = bounds_of(n, needed)
-    while not bounds.settled(tolerance):
+    bounds = bounds_of(n, needed, tolerance)
+    while not bounds.settled():
         eps = bounds.proposal()
         assert LOW <= eps <= HIGH and bounds.decision(eps) is None  # every step teaches something
         undecided = bounds.undecided(eps)
@@ -102,7 +102,7 @@ def test_what_is_withdrawn_gives_way_to_what_was_seen_beyond_it():
     assert bounds.contradictions == 2
 
 
-def test_proposals_stride_down_from_the_largest_and_halve_once_one_missed():
+def test_proposals_stride_down_from_the_largest():
     bounds = bounds_of(1, 1)
     assert bounds.bracket() == (0.0, np.inf)
     assert bounds.proposal() == HIGH
@@ -110,8 +110,49 @@ def test_proposals_stride_down_from_the_largest_and_halve_once_one_missed():
     assert bounds.proposal() == pytest.approx(HIGH / 4)
     record(bounds, np.array([0]), HIGH / 4, np.array([True]))
     assert bounds.proposal() == pytest.approx(HIGH / 16)
-    record(bounds, np.array([0]), 0.01, np.array([False]))
-    assert bounds.proposal() == pytest.approx((0.01 * HIGH / 4) ** 0.5)
+
+
+def test_the_more_iterations_it_took_the_nearer_is_the_next_proposal():
+    for iterations, share in ((1, 1 / 4), (10, 1 / 2), (50, 0.9)):
+        bounds = bounds_of(1, 1)
+        record(bounds, np.array([0]), HIGH, np.array([True]), iterations)
+        assert bounds.proposal() == pytest.approx(share * HIGH)
+
+
+def test_proposals_go_a_little_above_one_that_just_missed_but_once():
+    bounds = bounds_of(1, 1)
+    record(bounds, np.array([0]), HIGH, np.array([True]))
+    record(bounds, np.array([0]), HIGH / 4, np.array([False]))
+    assert bounds.proposal() == pytest.approx(HIGH / 4 * 1.05**2)
+    record(bounds, np.array([0]), HIGH / 4 * 1.05**2, np.array([False]))
+    assert bounds.proposal() == pytest.approx(HIGH * (1.05**2 / 4) ** 0.5)
+
+
+def test_proposals_go_above_what_was_given_up_until_a_proof_is_missing():
+    bounds, only = bounds_of(1, 1), np.array([0])
+    record(bounds, only, HIGH, np.array([True]))
+    assert bounds.may_give_up(HIGH / 4) and not bounds.may_give_up(HIGH)
+    bounds.give_up(HIGH / 4)
+    assert bounds.proposal() == pytest.approx(HIGH / 2)
+    bounds.give_up(HIGH / 1.07)
+    assert not bounds.settled() and not bounds.almost_settled() and bounds.bracket()[0] == 0
+    proof = bounds.proposal()
+    assert proof == pytest.approx(HIGH / 1.05) and not bounds.may_give_up(proof)
+    record(bounds, only, proof, np.array([False]))
+    assert bounds.settled()
+
+
+def test_what_was_given_up_wrongly_does_no_harm():
+    bounds, only = bounds_of(1, 1), np.array([0])
+    record(bounds, only, HIGH, np.array([True]))
+    bounds.give_up(0.2)
+    record(bounds, only, 0.1, np.array([True]))
+    steps = 0
+    while not bounds.settled():
+        eps, steps = bounds.proposal(), steps + 1
+        assert eps < 0.1
+        record(bounds, only, eps, np.array([eps >= 0.03]))
+    assert 0.03 <= bounds.bracket()[1] <= 0.03 * 1.05 and steps < 12
 
 
 def test_strides_end_at_the_lowest():
@@ -146,15 +187,15 @@ def test_iterations_are_the_fewest_at_an_eps_or_below():
 @settings(deadline=None)
 @given(thresholds=THRESHOLDS, target=st.sampled_from([0.3, 0.7, 0.9]))
 def test_an_area_is_bracketed_too(thresholds, target):
-    bounds = Bounds(len(thresholds), LOW, HIGH, Criterion("auc", target))
+    bounds = Bounds(len(thresholds), LOW, HIGH, Criterion("auc", target), 0.05)
     smallest = bounds.criterion.smallest_bound(np.maximum(thresholds, LOW))  # below LOW nothing is searched
     for _ in range(200):
         missed, reached = bounds.bracket()
         assert missed <= smallest * (1 + 1e-9) and smallest <= reached * (1 + 1e-9)
-        if bounds.settled(0.05):
+        if bounds.settled():
             break
         eps = bounds.proposal()
         undecided = bounds.undecided(eps)
         assert len(undecided)  # every step teaches something
         record(bounds, undecided, eps, thresholds[undecided] <= eps)
-    assert bounds.settled(0.05)
+    assert bounds.settled()

@@ -9,7 +9,7 @@ from advtrack.search.sampler import BoundsSampler
 
 
 def test_eps_is_the_bounds_proposal_at_that_moment():
-    bounds = Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0))
+    bounds = Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0), 0.05)
     study = optuna.create_study(sampler=BoundsSampler(bounds, seed=0))
     proposed = []
 
@@ -26,7 +26,9 @@ def test_eps_is_the_bounds_proposal_at_that_moment():
 
 def test_anything_else_is_random_and_repeatable():
     def drawn(seed):
-        study = optuna.create_study(sampler=BoundsSampler(Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0)), seed))
+        study = optuna.create_study(
+            sampler=BoundsSampler(Bounds(1, 1e-4, 0.3, Criterion("fooling_rate", 1.0), 0.05), seed)
+        )
         study.optimize(lambda trial: trial.suggest_float("other", 0, 1), n_trials=4)
         return [trial.params["other"] for trial in study.trials]
 
