@@ -60,12 +60,12 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
             reap(study)
             known = _known(study, samples, search)
             progress.update(known.probes - progress.n)
-            enough = exhausted or known.probes >= search.trials or known.bounds.settled()
-            if enough or _at_hand(known, search):
-                eps = _to_confirm(known, search)
+            eps = _to_confirm(known, search, enough=exhausted or known.probes >= search.trials)
+            if eps is not None:
                 if confirmed := _confirmed(known, eps):
                     return _found(known, confirmed)
                 _confirm(network, samples, search, study, known.bounds, eps)
+                exhausted = False
             elif known.probes + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
@@ -149,8 +149,8 @@ def _pursue(
         return
     samples = len(bounds.fooled_at)
     failures = samples - successes_needed(search.criterion.target, samples) + 1 - int((bounds.resisted_at >= eps).sum())
-    # At the first eps, the largest, most are expected to be fooled soon.
-    left, joining = waiting[:0], failures if bounds.tried() else len(waiting)
+    # At the largest eps most are expected to be fooled soon.
+    left, joining = waiting[:0], failures if eps < bounds.high else len(waiting)
     while (pursuit.iterations[left] == longest).sum() < failures and (len(left) >= failures or len(waiting)):
         if len(left) < failures:
             joined, waiting = np.split(waiting, [joining])
@@ -160,7 +160,8 @@ def _pursue(
         pursuit.advance(left[spent == spent.min()], min(stage, longest - spent.min()))
         left = left[~pursuit.fooled[left]]
         k = pursuit.iterations[left].min(initial=longest)
-        if len(left) >= failures and 2 * stage <= k < longest and bounds.may_give_up(eps):
+        look = search.sampler == "bounds" and max(2 * stage, _SETTLING) <= k < longest
+        if look and len(left) >= failures and bounds.may_give_up(eps):
             away = distance(pursuit.samples.take(left), pursuit.x_adv[left]) / eps
             pursuit.passes += 2 * len(left)
             if (away > search.tolerance + (_SETTLING / k) ** 2).sum() >= failures:
@@ -192,27 +193,23 @@ def _iterations(fewest: np.ndarray, search: Search) -> int:
     return int(min(max(enough, 1), search.longest()))
 
 
-def _at_hand(known: _Known, search: Search) -> bool:
-    """Whether the next proof may be the last: it settles the bracket, and takes no more passes than a look does."""
-    bounds = known.bounds
-    proofs_are_looks = search.criterion.name == "fooling_rate" and search.spec.shorter_runs == "first_success"
-    return proofs_are_looks and bounds.almost_settled() and bounds.conclusive() > _lost(known)
+def _to_confirm(known: _Known, search: Search, enough: bool) -> float | None:
+    """The eps to be proven, if it is time: the bracket is settled, or a proof that fails is as good as another look.
 
-
-def _to_confirm(known: _Known, search: Search) -> float:
-    """The eps to be proven: the smallest known to reach the target, or one that equals it and takes fewer iterations.
-
-    It has not failed before; if nothing is known, it is the largest of all.
+    It is the largest that settles it, which takes the fewest iterations. If there were ``enough`` looks, it is the
+    smallest known to reach the target, or if none is, the largest of all. It has not failed before.
     """
-    bounds = known.bounds
+    bounds, lost = known.bounds, _lost(known)
     if len(known.confirmations) >= search.trials:  # a victim that goes on to contradict itself
         return bounds.high
-    reached, lost = bounds.bracket()[1], _lost(known)
+    looks = search.criterion.name == "fooling_rate" and search.spec.shorter_runs == "first_success"
+    last = bounds.settled() or (looks and bounds.almost_settled() and bounds.conclusive() > lost)
+    if not last and not enough:
+        return None
+    reached = bounds.bracket()[1]
     if reached <= lost:
         return min((eps for eps in bounds.tried() if eps > lost), default=bounds.high)
-    if bounds.settled() or _at_hand(known, search):
-        return bounds.conclusive()
-    return float(np.clip(reached, bounds.low, bounds.high))
+    return bounds.conclusive() if last else float(np.clip(reached, bounds.low, bounds.high))
 
 
 def _lost(known: _Known) -> float:
@@ -310,9 +307,8 @@ def _found(known: _Known, confirmed: FrozenTrial) -> Found:
     bounds, reached = known.bounds, confirmed.user_attrs["reached"]
     budget = Budget(confirmed.params["eps"], int(confirmed.values[1]), {})
     # Trials may show a point that betters the budget; but it is not proven.
-    others = [
-        (eps, n) for eps, n in known.reached if eps > budget.bound or (eps > _lost(known) and n > budget.iterations)
-    ]
+    missed = max(_lost(known), bounds.bracket()[0])
+    others = [(eps, n) for eps, n in known.reached if eps > budget.bound or (eps > missed and n > budget.iterations)]
     return Found(
         budget,
         reached,

@@ -36,7 +36,7 @@ class Bounds:
         self.resisted_at = np.zeros(samples)
         self.low, self.high, self.criterion, self.tolerance = low, high, criterion, tolerance
         self.contradictions = 0
-        self._given_up = 0.0
+        self._given_up: list[float] = []
         self._fooled: list[tuple[float, np.ndarray, np.ndarray]] = []  # eps, whom, at which iteration
         self._resisted: list[tuple[float, np.ndarray]] = []
 
@@ -70,11 +70,16 @@ class Bounds:
 
     def give_up(self, eps: float) -> None:
         """Look above an eps at which a run was not taken to its end; it decides nothing."""
-        self._given_up = max(self._given_up, eps)
+        self._given_up.append(eps)
 
     def may_give_up(self, eps: float) -> bool:
-        """Whether an eps that seems hopeless needs no proof: not if it is the largest, or just below the answer."""
-        return eps < self.high and eps * (1 + self.tolerance) ** 2 < self.bracket()[1]
+        """Whether an eps that seems hopeless needs no proof.
+
+        It does just below one that reaches the target, below the largest as long as none does, and on a victim on which
+        what seemed hopeless was not.
+        """
+        reached = min(self.bracket()[1], self.high)
+        return eps * (1 + self.tolerance) ** 2 < reached and not any(other >= reached for other in self._given_up)
 
     def _largest_resisted(self, indices: np.ndarray, below: float) -> np.ndarray:
         """The largest eps below one that each of these samples has resisted; 0 for none."""
@@ -130,35 +135,41 @@ class Bounds:
         looked at, half way, or, for an area, where most is learned.
         """
         missed, reached = self.bracket()
-        given_up = self._given_up if self._given_up < reached else 0.0
+        tried = {*self.tried(), *running}
+        given_up = max((eps for eps in self._given_up if eps < reached), default=0.0)
         if self.criterion.smallest_bound(self.resisted_at) == given_up == 0:
-            tried = {*self.tried(), *running}
             eps = max(self._below(min(tried)), self.low) if tried else self.high
             if eps not in tried:
                 return eps
-        low, high = max(missed, given_up, self.low), min(reached, self.high)
+        low, high, step = max(missed, given_up, self.low), min(reached, self.high), 1 + self.tolerance
         if self.criterion.name == "auc":
             return self._most_telling(high, running)
-        near = self._near_an_end(low, high, just_missed=missed > given_up)
-        return near if near and near not in running else _middle_of_the_widest_gap(low, high, running)
-
-    def _near_an_end(self, low: float, high: float, just_missed: bool) -> float | None:
-        """Where the smallest bound may lie between two eps, if it is close to one of them; None where not."""
-        step = 1 + self.tolerance
         if self.almost_settled():
-            return self.conclusive()
-        if high <= low * step**2:  # where it seems hopeless, a proof is missing
-            return high / step
-        eps = self._below(high)
-        if just_missed and not any(low / step**3 < other < low for other, who in self._resisted if len(who)):
-            eps = max(eps, low * step**2)
-        return eps if low * step < eps < high / step else None
+            eps = self.conclusive()
+        elif high <= low * step**2:  # what seemed hopeless is not proven
+            eps = high / step
+        else:
+            eps = max(self._below(high), self._above(low) if missed > given_up else 0.0)
+            if not low * step < eps < high / step:
+                eps = _middle_of_the_widest_gap(low, high, running)
+        return eps if eps not in tried else _middle_of_the_widest_gap(low, high, running)
 
     def _below(self, eps: float) -> float:
-        """Where to look below an eps that reaches the target, by the iterations that took, if that is known."""
-        iterations = max(self.criterion.smallest_bound(self.iterations(eps)), 1)
-        known = self.criterion.name == "fooling_rate" and np.isfinite(iterations)
-        return eps * max(1 - _AHEAD / iterations if known else 0, 1 / _STRIDE)
+        """Where to look below an eps that reaches the target, by the iterations that took, if that is known.
+
+        Three more looks within a stride above it show that the iterations tell nothing here.
+        """
+        step, iterations = 1 + self.tolerance, max(self.criterion.smallest_bound(self.iterations(eps)), 1)
+        telling = self.criterion.name == "fooling_rate" and np.isfinite(iterations)
+        if not telling or sum(eps < other < eps * _STRIDE for other in self.tried()) >= 3:
+            return eps / _STRIDE
+        return eps * max(min(1 - _AHEAD / iterations, 1 / step**2), 1 / _STRIDE)
+
+    def _above(self, eps: float) -> float:
+        """Where to look above an eps that missed the target after a whole run; nowhere if another did close below."""
+        step = 1 + self.tolerance
+        again = any(eps / step**3 < other < eps for other, resisted in self._resisted if len(resisted))
+        return 0.0 if again else eps * step**2
 
     def _most_telling(self, high: float, running: Sequence[float]) -> float:
         """The eps that is sure to shorten the samples' intervals up to ``high`` the most, all together."""

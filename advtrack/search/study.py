@@ -197,9 +197,8 @@ def publish(
             f"{len(result.success)} clips) at {result.norm} <= **{result.budget.bound:.4g}** and "
             f"**{result.budget.iterations}** iterations{settings}. That {verdict} the target, a "
             f"{result.criterion.name} of {result.criterion.target:g}."
-            "\n\nTrials with a positive constraint `target_missed_by` missed the target; they are not candidates.\n\n"
-            + "".join(f"- {name}: `{value}`\n" for name, value in facts.items())
-            + shown,
+            "\n\nTrials with a positive constraint `target_missed_by` missed the target or were given up; they are no "
+            "candidates.\n\n" + "".join(f"- {name}: `{value}`\n" for name, value in facts.items()) + shown,
         )
 
 
