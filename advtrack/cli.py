@@ -15,7 +15,7 @@ import click
 from advtrack import __version__
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data import DATASETS
-from advtrack.errors import InputError
+from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
 
@@ -158,7 +158,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
     def tracked(**options: Any) -> None:
         from pathlib import Path
 
-        from advtrack.tracking import runs
+        from advtrack.tracking.connection import answering, connect
 
         if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
             raise InputError(f"--data-dir {options['data_dir']}: no such folder")
@@ -166,8 +166,8 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
             from advtrack.stages.device import choose_device
 
             choose_device("cuda")
-        runs.connect()
-        with runs.answering():
+        connect()
+        with answering():
             function(**options)
 
     return tracked
@@ -348,7 +348,6 @@ def dashboard(**options: Any) -> None:
 @_stage
 def main(**options: Any) -> None:
     """Run every stage in order, skipping what is already done."""
-    from advtrack.search.study import redacted
     from advtrack.stages.pipeline import Pipeline, run, settings
 
     pipeline = Pipeline(**options)

@@ -18,6 +18,7 @@ import torch
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.attacks.batches import Precision
 from advtrack.attacks.masking import TOLERATED, masking_signs
+from advtrack.errors import redacted
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
@@ -26,7 +27,7 @@ from advtrack.search.criterion import Criterion, CriterionName
 from advtrack.search.result import BudgetResult, ratio_of_means
 from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import Storage, open_storage, publish, redacted, search_budget, transferred_fooling_rate
+from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_fooling_rate
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search

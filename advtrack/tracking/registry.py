@@ -18,6 +18,11 @@ from advtrack.tracking.runs import whole
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
 
+_ABOUT = (
+    "Audio classifiers by advtrack, named after data set, representation and network: a version per trained fold, "
+    "plain or adversarial. `standard` and `robust` are the two compared, `champion` is the one promoted."
+)
+
 
 @dataclass(frozen=True)
 class Registered:
@@ -51,7 +56,7 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
     """Make a new version of ``name`` from a logged model."""
     client = MlflowClient()
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
