@@ -78,6 +78,11 @@ _precision = click.option(
 _storage = click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Optuna storage of the studies.")
 
 
+def _switch(name: str, help: str) -> Callable[[Any], Any]:
+    """An option that may stand alone, or take true or false as the parameters of MLproject do."""
+    return click.option(name, type=bool, is_flag=False, flag_value=True, default=False, show_default=True, help=help)
+
+
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         for decorator in reversed(decorators):
@@ -312,16 +317,38 @@ def compare(representation: str, models: str, data_dir: str, seed: int, device: 
 @click.option("--victim", default="robust", show_default=True, help="Alias or version number.")
 @click.option("--min-accuracy", type=RATE, default=0.0, show_default=True, help="Test accuracy of its fold.")
 @click.option(
+    "--max-accuracy-drop",
+    type=_Number(0, 100),
+    default=100.0,
+    show_default=True,
+    help="Percentage points of test accuracy below the plain victim; 100: not checked.",
+)
+@click.option(
     "--max-fooling-rate",
     type=RATE,
     default=1.0,
     show_default=True,
-    help="Of every attack, under the plain victim's budget; 1: not checked.",
+    help="Of every attack, within --budget; 1: not checked.",
 )
+@click.option(
+    "--budget",
+    default="",
+    help="Attacks and perturbation bounds, as bim_a=0.03,jsma=40; empty: all attacks, at the plain victim's budgets.",
+)
+@click.option(
+    "--min-perturbation-ratio",
+    type=_Number(0),
+    default=0.0,
+    show_default=True,
+    help="Of every attack, over the plain victim (table III); 0: not checked.",
+)
+@_switch("--refuse-masking", "Refuse a victim that shows signs of masked gradients.")
+@_switch("--dry-run", "Check all, move nothing.")
+@_switch("--rollback", "Return champion to the version that it replaced; no thresholds are looked at.")
 @_options(_seed, _device)
 @_stage
 def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
-    """Move the alias champion to a victim that meets the thresholds."""
+    """Move the alias champion to a victim that meets the thresholds, or back."""
     from advtrack.stages.promote import Promotion, run
 
     run(Promotion(**options))

@@ -10,6 +10,9 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import MetricThreshold
+from mlflow.models.evaluation import EvaluationResult
+from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
@@ -156,6 +159,16 @@ def tag(victim: Registered, values: Mapping[str, Any]) -> None:
     """Set tags of a version."""
     for key, value in values.items():
         MlflowClient().set_model_version_tag(victim.name, victim.version, key, str(value))
+
+
+def meets(value: float, limit: float, greater_is_better: bool) -> bool:
+    """Whether a metric passes MLflow's validation against a threshold; NaN never does."""
+    threshold = MetricThreshold(threshold=limit, greater_is_better=greater_is_better)
+    try:
+        mlflow.validate_evaluation_results({"metric": threshold}, EvaluationResult({"metric": value}, {}))
+    except ModelValidationFailedException:
+        return False
+    return True
 
 
 def _registered(found: ModelVersion) -> Registered:

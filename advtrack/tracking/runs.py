@@ -207,10 +207,18 @@ def exists(run_id: str) -> bool:
     try:
         get(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
         raise
     return True
+
+
+def finished(run_id: str) -> Run | None:
+    """A run that has ended well and is not deleted, or None."""
+    if not exists(run_id):
+        return None
+    run = get(run_id)
+    return run if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active" else None
 
 
 def inputs(run_id: str) -> list[tuple[str, str, str]]:
