@@ -458,6 +458,7 @@ def _prepare_logging() -> None:
 
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("advtrack")

@@ -58,13 +58,16 @@ def model_name(dataset: str, representation: str, model: str) -> str:
 def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], description: str) -> Registered:
     """Make a new version of ``name`` from a logged model."""
     client = MlflowClient()
+    model_id = model_uri.removeprefix("models:/") if model_uri.startswith("models:/") else None
     try:
         client.create_registered_model(name, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    texts = {k: str(v) for k, v in tags.items()}
+    # A tracking server takes no version of a model without the model's own identifier.
     created = client.create_model_version(
-        name, model_uri, run_id, tags={k: str(v) for k, v in tags.items()}, description=description
+        name, model_uri, run_id, tags=texts, description=description, model_id=model_id
     )
     return _registered(created)
 
