@@ -355,6 +355,23 @@ def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("run_id", default="")
+@_stage
+def rerun(run_id: str) -> None:
+    """Repeat a run from its record, and say whether it got the same result; status 1 if not."""
+    from advtrack.stages.rerun import run
+
+    verdict = run(run_id)
+    repeated = f"run {run_id}, repeated as {verdict.run_id}:"
+    if not verdict.differences:
+        click.echo(f"{repeated} the same result, {verdict.compared} metrics, tables and digests")
+        return
+    click.echo(f"{repeated} {len(verdict.differences)} of {verdict.compared} metrics, tables and digests differ")
+    click.echo("\n".join(verdict.differences))
+    click.get_current_context().exit(1)
+
+
+@cli.command()
 @_storage
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where both listen.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)

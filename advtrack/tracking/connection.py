@@ -51,7 +51,7 @@ def connect() -> None:
         raise
     except Exception as error:  # MLflow lets each database driver's own through
         raise InputError(
-            f"the MLflow tracking store {redacted(uri)} cannot be used ({redacted(reason(error))}); start it, or set "
+            f"the MLflow tracking store {shown_uri()} cannot be used ({redacted(reason(error))}); start it, or set "
             "MLFLOW_TRACKING_URI"
         ) from error
 
@@ -59,6 +59,11 @@ def connect() -> None:
 def store_uri() -> str:
     """Address of the tracking store in use."""
     return mlflow.get_tracking_uri()
+
+
+def shown_uri() -> str:
+    """The same for messages, without passwords."""
+    return redacted(store_uri())
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def answering() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise InputError(
-            f"the MLflow tracking store {redacted(store_uri())} failed ({reason(error)}); once it answers, run the "
+            f"the MLflow tracking store {shown_uri()} failed ({reason(error)}); once it answers, run the "
             "command again: it goes on where it was"
         ) from error
 

@@ -16,7 +16,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
-from advtrack.tracking.runs import whole
+from advtrack.tracking.runs import rerun_of, whole
 
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
@@ -64,7 +64,7 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    texts = {k: str(v) for k, v in tags.items()}
+    texts = {k: str(v) for k, v in tags.items()} | ({"rerun_of": rerun_of()} if rerun_of() else {})
     # A tracking server takes no version of a model without the model's own identifier.
     created = client.create_model_version(
         name, model_uri, run_id, tags=texts, description=description, model_id=model_id
@@ -73,8 +73,9 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
 
 
 def set_alias(victim: Registered, alias: str) -> None:
-    """Point ``alias`` at a version."""
-    MlflowClient().set_registered_model_alias(victim.name, alias, victim.version)
+    """Point ``alias`` at a version; a run that repeats another moves none."""
+    if not rerun_of():
+        MlflowClient().set_registered_model_alias(victim.name, alias, victim.version)
 
 
 def by_alias(name: str, alias: str) -> Registered | None:
@@ -159,7 +160,9 @@ def download(victim: Registered) -> Path:
 
 
 def tag(victim: Registered, values: Mapping[str, Any]) -> None:
-    """Set tags of a version."""
+    """Set tags of a version; a run that repeats another sets those of its own versions only."""
+    if rerun_of() and victim.tags.get("rerun_of") != rerun_of():
+        return
     for key, value in values.items():
         MlflowClient().set_model_version_tag(victim.name, victim.version, key, str(value))
 

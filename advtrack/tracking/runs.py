@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,8 @@ logger = logging.getLogger("advtrack")
 
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
+#: The run that is repeated at the moment, if any.
+_RERUN_OF: ContextVar[str] = ContextVar("rerun_of", default="")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class StageRun:
         run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
         with _closing(StageRun(run_id)) as run, _measured(run_id):
-            run.tags({**tags, "fold_key": key, **_process()})
+            run.tags({**tags, "fold_key": key, **_provenance()})
             yield run
 
 
@@ -146,9 +149,24 @@ def stage_run(
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
     with _closing(StageRun(run_id)) as run, _measured(run_id):
-        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_process()})
+        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_provenance()})
         run.params(params)
         yield run
+
+
+@contextmanager
+def rerunning(run_id: str) -> Iterator[None]:
+    """Repeat a run: runs made meanwhile stand beside all others, are never found, and move nothing in the registry."""
+    before = _RERUN_OF.set(run_id)
+    try:
+        yield
+    finally:
+        _RERUN_OF.reset(before)
+
+
+def rerun_of() -> str:
+    """The run that is repeated at the moment, or nothing."""
+    return _RERUN_OF.get()
 
 
 @contextmanager
@@ -177,14 +195,18 @@ def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
 
 
 def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
-    """Runs of all experiments with these tags, newest first; those that only reused another are left out."""
+    """Runs of all experiments with these tags, newest first, but those that only reused or repeated another."""
+    found = _all(tags, status)
+    return [run for run in found if not {_PREFIX + "reused_from", _PREFIX + "rerun_of"} & run.data.tags.keys()]
+
+
+def _all(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
     clauses = [f"tags.`{_PREFIX}{name}` = '{value}'" for name, value in tags.items()]
     if status:
         clauses.append(f"attributes.status = '{status}'")
     client, query, newest = MlflowClient(), " and ".join(clauses), ["attributes.start_time DESC"]
     experiments = [one.experiment_id for one in whole(lambda page: client.search_experiments(page_token=page))]
-    found = whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
-    return [run for run in found if _PREFIX + "reused_from" not in run.data.tags]
+    return whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
 
 
 def whole(search: Callable[[str | None], PagedList[Any]]) -> list[Any]:
@@ -233,6 +255,17 @@ def tag(run: Run, name: str) -> str | None:
     return run.data.tags.get(_PREFIX + name)
 
 
+def params(run: Run) -> dict[str, str]:
+    """The parameters of a run as its stage resolved them."""
+    given = {name: text.strip("'") for name, text in run.data.params.items()}
+    return given | prefixed_tags(run, "resolved.")
+
+
+def parent(run: Run) -> str:
+    """The run that a fold is nested under."""
+    return run.data.tags["mlflow.parentRunId"]
+
+
 def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
     """The tags whose names begin so, by the rest of their names."""
     whole_prefix = _PREFIX + prefix
@@ -242,6 +275,15 @@ def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
 def artifacts(run_id: str, folder: str) -> set[str]:
     """Paths of the artifacts in a folder of a run."""
     return {found.path for found in MlflowClient().list_artifacts(run_id, folder)}
+
+
+def files(run_id: str, folder: str = "") -> Iterator[str]:
+    """Paths of all artifacts of a run that are no folders."""
+    for found in MlflowClient().list_artifacts(run_id, folder):
+        if found.is_dir:
+            yield from files(run_id, found.path)
+        else:
+            yield found.path
 
 
 def read_artifact(run_id: str, path: str) -> bytes:
@@ -274,16 +316,17 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _process() -> dict[str, Any]:
-    """Tags that tell whether a run's process lives."""
+def _provenance() -> dict[str, Any]:
+    """Tags that tell whether a run's process lives, and which run it repeats."""
     process = Process.this()
-    return {"pid": process.pid, "pid_since": process.since, "host": process.host}
+    repeated = {"rerun_of": rerun_of()} if rerun_of() else {}
+    return {"pid": process.pid, "pid_since": process.since, "host": process.host, **repeated}
 
 
 def _reap() -> None:
     """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
     host = socket.gethostname()
-    for run in find({"host": host}, status="RUNNING"):
+    for run in _all({"host": host}, status="RUNNING"):
         pid, since = tag(run, "pid"), tag(run, "pid_since")
         if pid and since and not Process(host, int(pid), float(since)).lives():
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
