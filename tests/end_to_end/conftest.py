@@ -87,3 +87,11 @@ def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{i}.wav,{1 + i % 5},{i % 2},{'tone' if i % 2 else 'noise'},True,{i},A")
     (folder / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Place]:
+    """As `empty`, for all tests of a module."""
+    folder = tmp_path_factory.mktemp("lasting")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    yield from place(folder)

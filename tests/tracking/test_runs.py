@@ -335,3 +335,30 @@ def test_find_goes_through_all_experiments_newest_first(store, monkeypatch):
     assert runs.get(first).info.experiment_id != runs.get(second).info.experiment_id
     assert [run.info.run_id for run in find({"stage": "train"})] == [second, first]
     assert find({"stage": "train", "dataset": "esc10"}) == [] == find({"stage": "train"}, status="FAILED")
+
+
+# Repeating
+
+
+def test_runs_that_repeat_another_are_never_found_or_continued_but_closed(store):
+    first = finished()
+    with runs.rerunning(first), stage(force=True) as again, again.child("fold 0", "k", {}, fresh=True) as child:
+        pass
+    assert runs.rerun_of() == ""
+    for made in (again, child):
+        assert runs.tag(runs.get(made.run_id), "rerun_of") == first
+    assert [found.info.run_id for found in find({"stage": "train"})] == [first] and not find({"fold_key": "k"})
+    with stage() as reused:
+        assert reused.run_id == first
+    store.update_run(again.run_id, status="RUNNING")
+    store.set_tag(again.run_id, "advtrack.pid", str(dead_pid()))
+    assert finished(key={"digest": "other"}) and status(again.run_id) == "KILLED"
+
+
+def test_what_a_run_holds_can_be_listed(store):
+    with stage() as run:
+        run.text("a\n", "deep/er/table.csv")
+        run.text("b\n", "table.csv")
+    assert sorted(runs.files(run.run_id)) == ["deep/er/table.csv", "table.csv"]
+    assert runs.params(runs.get(run.run_id)) == {"lr": "0.1"}
+    assert runs.finished(run.run_id) and not runs.finished(failed(key={"other": 1})) and not runs.finished("nonsense")
