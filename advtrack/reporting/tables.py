@@ -172,7 +172,7 @@ def table_three(
             above = robust.attacks.get(attack) if robust else None
             if below is None or above is None:
                 unfinished.append(attack)
-            elif obstacle := _no_ratio_because(below, above):
+            elif obstacle := no_ratio_because(below, above):
                 notes.append(f"{attack} is left out, {obstacle}")
             else:
                 ratios[attack] = _clean(above.perturbation / below.perturbation)
@@ -355,7 +355,7 @@ def _mark_best(cells: Sequence[Cell], better: Callable[[list[float]], float], di
     return tuple(replace(cell, best=rivals.get(i) == best) for i, cell in enumerate(cells))
 
 
-def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
+def no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
     """Say why two searches have no perturbation ratio, or None where they have one."""
     if plain.norm != robust.norm:
         return f"its norms differ ({plain.norm} and {robust.norm})"
@@ -377,7 +377,7 @@ def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
 
 
 def _ratio_cell(plain: AttackRecord | None, robust: AttackRecord) -> Cell:
-    if plain is None or _no_ratio_because(plain, robust) is not None:
+    if plain is None or no_ratio_because(plain, robust) is not None:
         return Cell(ABSENT)
     ratio = _clean(robust.perturbation / plain.perturbation)
     at_least = not robust.target_reached

@@ -27,7 +27,7 @@ from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from torch import nn
 
-from advtrack.errors import InputError, reason
+from advtrack.errors import InputError, reason, redacted
 from advtrack.search.bounded import search_bound
 from advtrack.search.claims import STEP, reap
 from advtrack.search.minimising import search_settings, transferred
@@ -73,11 +73,6 @@ def _opened(url: str) -> Storage:
         return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
     engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     return get_storage(RDBStorage(url, engine_kwargs=engine))
-
-
-def redacted(text: str) -> str:
-    """A text in which URLs show no passwords."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def dashboard_storage(url: str) -> str:

@@ -101,7 +101,7 @@ def trained_fold(task: Task, fold: int, stage: runs.StageRun) -> Fold:
         tags = {**task.tags, "stage": "fold", "fold": fold}
         with stage.child(f"{task.kind} {task.name} fold {fold}", key, tags, fresh=task.force) as child:
             child.params({**task.params, "fold": fold})
-            child.dataset(task.dataset, task.store.data_digest, str(task.store.path))
+            child.dataset(task.dataset, task.store.data_digest, str(task.store.path), task.store.digest)
             found = _train(task, fold, child, state)
         state.unlink(missing_ok=True)
         return found
@@ -143,6 +143,7 @@ def _train(task: Task, fold: int, child: runs.StageRun, state: Path) -> Fold:
         save(Path(folder) / "checkpoint", network, description)
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
     tags = {**task.tags, "fold": fold, "accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
+    tags |= {"repeat": 0, "data_digest": store.data_digest}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
     about = f"{task.kind} training, fold {fold}: test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"

@@ -155,7 +155,7 @@ def train_folds(
         if stage.reused:
             folds = read_folds(stage.run_id)
         else:
-            stage.dataset(options.dataset, store.data_digest, str(store.path))
+            stage.dataset(options.dataset, store.data_digest, str(store.path), store.digest)
             folds = [trained_fold(task, number, stage) for number in range(options.folds)]
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             accuracies = [fold.test_accuracy for fold in folds]

@@ -71,3 +71,11 @@ def training_command(dataset: str, representation: str, model: str, training: Tr
 def recipe(version: registry.Registered) -> dict[str, str]:
     """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
     return {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest")}
+
+
+def plain_victim(version: registry.Registered) -> registry.Registered | None:
+    """The plainly trained victim that differs from this one in nothing but its training, if ``standard`` is that."""
+    standard = registry.by_alias(version.name, registry.STANDARD)
+    if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
+        return None
+    return standard

@@ -172,6 +172,25 @@ def test_every_fold_knows_its_training(train):
     assert len({version.tags["train_run"] for version in registry.versions(NAME)}) == 1
 
 
+def test_a_fold_leaves_all_that_tells_what_it_is_and_how_it_came_to_be(train, store):
+    train(eps=0.1)
+    (fold,) = runs.find({"stage": "fold"})
+    assert (fold.data.params["epochs"], fold.data.params["fold"], fold.data.params["eps"]) == ("2", "0", "0.1")
+    for name in ("train_loss", "stop_loss", "stop_accuracy"):
+        assert [metric.step for metric in store.get_metric_history(fold.info.run_id, name)] == [1, 2]
+    assert fold.data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert fold.data.metrics["system/system_memory_usage_megabytes"] > 0
+    (given,) = fold.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("sounds", "data digest")
+    assert [(tag.key, tag.value) for tag in given.tags] == [("manifest_digest", "digest")]
+    (version,) = registry.versions(NAME)
+    told = {name: version.tags[name] for name in ("training", "fold", "repeat", "eps", "data_digest")}
+    assert told == {"training": "adversarial", "fold": "0", "repeat": "0", "eps": "0.1", "data_digest": "data digest"}
+    assert float(version.tags["accuracy"]) == pytest.approx(fold.data.metrics["test_accuracy"], abs=1e-4)
+    assert "adversarial training, fold 0" in store.get_model_version(NAME, "1").description
+    assert "`champion`" in store.get_registered_model(NAME).description
+
+
 def test_adversarial_training_takes_the_plain_victims_spectrograms(store, monkeypatch):
     """However many others there are."""
     asked = []
