@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from advtrack.reporting.cells import ABSENT, Cell, Row, Sheet, Table
+from advtrack.reporting.cells import ABSENT, Cell, Column, Table
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 
 
@@ -46,9 +46,9 @@ def table_one(
 
     def cell(dataset: str, representation: str, model: str) -> Cell:
         plain, robust = _pair(victims, dataset, representation, model)
-        if plain is None or not plain.fold_accuracies:
-            return Cell(ABSENT, missing=command(dataset, representation, model, "plain", ()))
-        accuracies = [100 * accuracy for accuracy in plain.fold_accuracies.values()]
+        if plain is None or not plain.folds:
+            return Cell(ABSENT, missing=(command(dataset, representation, model, "plain", ()),))
+        accuracies = [100 * accuracy for accuracy in _accuracies(plain).values()]
         mean = _clean(statistics.fmean(accuracies))
         details: dict[str, float] = {"folds": len(accuracies)}
         text = _fixed(mean, 1)
@@ -57,24 +57,24 @@ def table_one(
             text += f" ± {_fixed(details['spread'], 1)}"
         text += f" ({len(accuracies)}), drop "
         # Only folds trained both ways: otherwise the drop would mix the training with the difficulty of the folds.
-        both = sorted(plain.fold_accuracies.keys() & robust.fold_accuracies.keys()) if robust else []
+        both = sorted(_accuracies(plain).keys() & _accuracies(robust).keys()) if robust else []
         if robust is None or not both:
-            missing = command(dataset, representation, model, "adversarial", ())
-            return Cell(text + ABSENT, mean, missing, details=details)
-        drop = _clean(statistics.fmean(100 * (plain.fold_accuracies[k] - robust.fold_accuracies[k]) for k in both))
+            missing = (command(dataset, representation, model, "adversarial", ()),)
+            return Cell(text + ABSENT, mean, missing=missing, details=details)
+        drop = _clean(statistics.fmean(100 * (_accuracies(plain)[k] - _accuracies(robust)[k]) for k in both))
         details |= {"drop": drop, "drop_folds": len(both)}
         return Cell(
             f"{text}{_fixed(drop, 1)} ({len(both)})", mean, details=details, notes=_trained_unlike(plain, robust)
         )
 
     return Table(
-        number="I",
-        title="accuracy and its drop after adversarial training",
+        name="table_I",
+        title="Table I: accuracy and its drop after adversarial training",
         caption="Mean test accuracy of the plain model in % ± standard deviation over folds (number of folds); then "
         "the mean drop after adversarial training in percentage points (number of folds trained both ways). Bold: "
         "highest accuracy of the row.",
-        models=tuple(models),
-        rows=_rows(rows, models, cell, max, 1),
+        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
+        lines=_rows(rows, models, cell, max, 1),
     )
 
 
@@ -118,24 +118,24 @@ def table_two(
                 if not source.target_reached:
                     reached = _fixed(100 * source.fooling_rate, 1)
                     notes.append(f"{attack} fooled the plain model itself on only {reached} % at this budget")
-        missing = None
+        missing: tuple[str, ...] = ()
         if unfinished:
-            missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
+            missing = (_next_command(victims, (dataset, representation, model), attacks, unfinished, command),)
         if not rates:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
         if plain and robust:
             notes += _trained_unlike(plain, robust)
         mean = _clean(statistics.fmean(rates.values()))
         text = f"{_fixed(mean, 1)} ({len(rates)}/{len(attacks)})"
-        return Cell(text, mean, missing, attacks=tuple(rates), details=rates, notes=tuple(notes))
+        return Cell(text, mean, missing=missing, attacks=tuple(rates), details=rates, notes=tuple(notes))
 
     return Table(
-        number="II",
-        title="fooling rate of the adversarially trained model under the plain model's budgets",
+        name="table_II",
+        title="Table II: fooling rate of the adversarially trained model under the plain model's budgets",
         caption="Mean over attacks in % (attacks in the mean / attacks in all). Bold: lowest of the row, among cells "
         "that average over the same attacks.",
-        models=tuple(models),
-        rows=_rows(rows, models, cell, min, 1),
+        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
+        lines=_rows(rows, models, cell, min, 1),
     )
 
 
@@ -179,9 +179,9 @@ def table_three(
                 at_least |= not above.target_reached
         if ratios and plain and robust:
             notes += _trained_unlike(plain, robust)
-        missing = None
+        missing: tuple[str, ...] = ()
         if unfinished:
-            missing = _next_command(victims, (dataset, representation, model), attacks, unfinished, command)
+            missing = (_next_command(victims, (dataset, representation, model), attacks, unfinished, command),)
         if not ratios:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
         mean = _clean(statistics.geometric_mean(ratios.values()))
@@ -189,7 +189,7 @@ def table_three(
         return Cell(
             text,
             mean,
-            missing,
+            missing=missing,
             at_least=at_least,
             attacks=tuple(ratios),
             details=ratios,
@@ -197,8 +197,8 @@ def table_three(
         )
 
     return Table(
-        number="III",
-        title="perturbation ratio, adversarially trained over plain",
+        name="table_III",
+        title="Table III: perturbation ratio, adversarially trained over plain",
         caption="Mean perturbation at each model's own budget in the attack's own norm, adversarially trained over "
         "plain (Eq. 14); geometric mean over attacks (attacks in the mean / attacks in all). ≥: an attack did not "
         "reach its target on the adversarially trained model, and its failures count as the largest perturbation "
@@ -206,12 +206,12 @@ def table_three(
         "those that did not on the other and whose perturbation nothing bounds, and perturbations that are zero. "
         "Bold: highest of the row, among cells that average over the same attacks, unless a ≥ behind it leaves the "
         "order open.",
-        models=tuple(models),
-        rows=_rows(rows, models, cell, max, 2),
+        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
+        lines=_rows(rows, models, cell, max, 2),
     )
 
 
-def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
+def per_attack_table(records: Sequence[VictimRecord]) -> Table:
     """List every budget found: a line per victim and attack, sorted by name.
 
     Parameters
@@ -221,7 +221,7 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
 
     Returns
     -------
-    Sheet
+    Table
         Each value with its number; norms are those of successes.
     """
     victims = _by_name(records)
@@ -242,14 +242,15 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
                     Cell("yes" if record.target_reached else "no"),
                     Cell(ABSENT) if transferred is None else _number(100 * transferred, _percent),
                     _ratio_cell(plain.attacks.get(attack) if plain else None, record),
-                    Cell(", ".join(victim.masking) or ABSENT),
+                    Cell(", ".join(sorted(name for name, there in victim.masking.items() if there)) or ABSENT),
                     *(_number(norm, _significant) for norm in (record.l0, record.l2, record.linf)),
                     Cell(str(record.samples), record.samples),
                     Cell(str(record.passes), record.passes),
                     Cell(record.run_id),
                 )
             )
-    return Sheet(
+    return Table(
+        name="budgets",
         title="Budgets per attack",
         caption="The smallest budget found for each attack on each model: its bound in the attack's own norm, the "
         "largest bound known to miss the target where a search tells, and its iterations; the fooling rate there, and "
@@ -257,12 +258,12 @@ def per_attack_table(records: Sequence[VictimRecord]) -> Sheet:
         "budget and the perturbation ratio to the plain model; signs that the model masks its gradients, so that "
         "attacks which follow them tell little; mean norms of the successful perturbations of inputs in "
         "[0, 1] (l0: values changed).",
-        header=(
-            *("Data set", "Representation", "Model", "Training", "Attack", "Norm", "Bound", "Missed at", "Iterations"),
-            *("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain", "Masking signs"),
-            *("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run"),
+        columns=(
+            *(Column(name, "key") for name in ("Data set", "Representation", "Model", "Training", "Attack", "Norm")),
+            *map(Column, ("Bound", "Missed at", "Iterations")),
+            *map(Column, ("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain", "Masking signs")),
+            *map(Column, ("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run")),
         ),
-        keys=6,
         lines=tuple(lines),
     )
 
@@ -276,6 +277,11 @@ def _by_name(records: Sequence[VictimRecord]) -> dict[tuple[str, str, str, str],
             raise ValueError(f"two records for {', '.join(name)}: runs {victims[name].run_id} and {record.run_id}")
         victims[name] = record
     return victims
+
+
+def _accuracies(victim: VictimRecord) -> dict[tuple[int, int], float]:
+    """Test accuracies by repeat and fold."""
+    return {(fold.repeat, fold.fold): fold.accuracy for fold in victim.folds}
 
 
 def _pair(
@@ -328,12 +334,12 @@ def _rows(
     cell: Callable[[str, str, str], Cell],
     better: Callable[[list[float]], float],
     digits: int,
-) -> tuple[Row, ...]:
+) -> tuple[tuple[Cell, ...], ...]:
     """Fill the rows and mark the best cells of each."""
     filled = []
     for dataset, representation in rows:
         cells = [cell(dataset, representation, model) for model in models]
-        filled.append(Row(dataset, representation, _mark_best(cells, better, digits)))
+        filled.append((Cell(dataset), Cell(representation), *_mark_best(cells, better, digits)))
     return tuple(filled)
 
 

@@ -1,0 +1,61 @@
+"""What the runs and the registry hold of one cell: its victims, their folds, and the searches on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
+from advtrack.stages.attack import find_records
+from advtrack.stages.train import DEFAULTS, read_folds
+from advtrack.stages.victims import recipe
+from advtrack.tracking import registry, runs
+
+logger = logging.getLogger("advtrack")
+
+
+def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]:
+    """The plainly and the adversarially trained victim of one cell, with their attacks, as far as they are there."""
+    name = registry.model_name(dataset, representation, model)
+    kinds: tuple[tuple[str, Training], ...] = ((registry.STANDARD, "plain"), (registry.ROBUST, "adversarial"))
+    plain = registry.by_alias(name, registry.STANDARD)
+    records = []
+    for alias, training in kinds:
+        version = registry.by_alias(name, alias)
+        if version is None or plain is None:
+            continue
+        if recipe(version) != recipe(plain):
+            logger.warning(
+                "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
+            )
+            continue
+        folds = tuple(
+            FoldRecord(fold.fold, 0, fold.run_id, fold.test_accuracy) for fold in read_folds(version.tags["train_run"])
+        )
+        attacks, params = find_records(version, TABLE_ATTACKS), runs.get(version.run_id).data.params
+        records.append(
+            VictimRecord(
+                dataset=dataset,
+                representation=representation,
+                model=model,
+                training=training,
+                folds=folds,
+                fold=int(version.tags["fold"]),
+                version=version.version,
+                run_id=version.tags["train_run"],
+                settings={name: params[name] for name in DEFAULTS},
+                attacks=attacks,
+                masking=_masking(attacks),
+            )
+        )
+    return records
+
+
+def _masking(attacks: Mapping[str, AttackRecord]) -> dict[str, bool]:
+    """The signs of masked gradients in the runs that attacked a victim."""
+    found = {
+        run_id: runs.prefixed_tags(runs.get(run_id), "masking.") for run_id in {a.run_id for a in attacks.values()}
+    }
+    names = sorted({name for signs in found.values() for name in signs})
+    return {name: any(signs.get(name) == "True" for signs in found.values()) for name in names}
