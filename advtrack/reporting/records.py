@@ -166,8 +166,8 @@ class VictimRecord:
         Kind of training.
     folds : tuple of FoldRecord
         All that were trained, of all repeats.
-    fold : int
-        The fold of the victim that was attacked.
+    fold, repeat : int
+        The fold, of which repeat, that was attacked.
     version : str
         Version of the registered model that was attacked.
     run_id : str
@@ -192,6 +192,7 @@ class VictimRecord:
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
+    repeat: int = 0
     masking: dict[str, bool] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 
