@@ -125,7 +125,7 @@ class AttackRecord:
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)
     code_version: int = 0
-    clips: StruckClips | None = None
+    clips: StruckClips | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class FoldRecord:
     repeat: int
     run_id: str
     accuracy: float
-    recordings: tuple[str, ...] = ()
-    correct: tuple[bool, ...] = ()
+    recordings: tuple[str, ...] = field(default=(), repr=False)
+    correct: tuple[bool, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
