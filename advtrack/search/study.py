@@ -212,18 +212,18 @@ def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> d
     return {name: get_artifact_path(study, known[files[name]]) for name in pictures}
 
 
-def transferred_fooling_rate(
+def transferred_success(
     network: nn.Module, samples: Samples, search: Search, budget: Budget, own: BudgetResult, storage: Storage
-) -> float:
-    """Fooling rate of this victim under a budget found on another (table II).
+) -> np.ndarray:
+    """Success per sample on this victim under a budget found on another (table II), bool (N,).
 
     A norm-minimising attack that was already run here with the same settings is read off its trial.
     """
     if not search.spec.minimises:
-        return float(struck_within(network, samples, search, budget).mean())
+        return struck_within(network, samples, search, budget)
     with quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
-    return float(transferred(network, samples, search, budget, study).mean())
+    return transferred(network, samples, search, budget, study)
 
 
 def struck_within(network: nn.Module, samples: Samples, search: Search, budget: Budget) -> np.ndarray:

@@ -27,7 +27,7 @@ from advtrack.search.criterion import Criterion, CriterionName
 from advtrack.search.result import BudgetResult, ratio_of_means
 from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_fooling_rate
+from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search
@@ -38,7 +38,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 8
+CODE_VERSION = 9
 DEFAULT_TRIALS = 24
 _MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
 # Clips that are looked at for signs of masked gradients.
@@ -194,8 +194,8 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
     transferred = None
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
-        transferred = transferred_fooling_rate(victim.network, struck.samples, search, budget, result, attacked.storage)
-    pictures = log_search(stage, result, struck, attacked.store, victim, search)
+        transferred = transferred_success(victim.network, struck.samples, search, budget, result, attacked.storage)
+    pictures = log_search(stage, result, struck, attacked.store, victim, search, transferred)
     facts = {
         "victim": f"{version.name}/{version.version}",
         "mlflow_run": stage.run_id,
@@ -334,7 +334,7 @@ def _record(
     result: BudgetResult,
     search: Search,
     options: Attacking,
-    transferred: float | None,
+    transferred: np.ndarray | None,
     plain: AttackRecord | None,
     ratios: dict[str, list[float]],
     run_id: str,
@@ -357,7 +357,7 @@ def _record(
         seed=search.seed,
         sample_limit=sample_limit(options, result.attack),
         longest=search.longest(),
-        transferred_fooling_rate=transferred,
+        transferred_fooling_rate=None if transferred is None else float(transferred.mean()),
         plain_run_id=plain.run_id if plain else None,
         run_id=run_id,
         passes=result.passes,
@@ -369,6 +369,7 @@ def _record(
         criterion=result.criterion.name,
         protocol=options.protocol,
         ratios=ratios,
+        code_version=CODE_VERSION,
     )
 
 

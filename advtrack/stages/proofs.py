@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from advtrack.attacks import TABLE_ATTACKS
+from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
-from advtrack.reporting.tables import no_ratio_because
 from advtrack.stages.attack import plain_records, read_record, sample_rows
 from advtrack.stages.victims import plain_victim
 from advtrack.tracking import runs

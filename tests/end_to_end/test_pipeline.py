@@ -120,7 +120,7 @@ def test_table_two_is_the_mean_of_the_transferred_rates(finished):
     ]
     comparison = runs.find({"stage": "compare"})[0].info.run_id
     header, line = runs.read_artifact(comparison, "table_II.csv").decode().splitlines()[:2]
-    value = dict(zip(header.split(","), line.split(","), strict=False))["value"]
+    value = dict(zip(header.split(","), line.split(","), strict=False))["resnet18"]
     assert float(value) == pytest.approx(100 * np.mean(rates), rel=1e-6)
 
 
