@@ -137,7 +137,9 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
                 "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
             )
             continue
-        accuracies = {fold.fold: fold.test_accuracy for fold in read_folds(version.tags["train_run"])}
+        accuracies = {
+            fold.fold: fold.test_accuracy for fold in read_folds(version.tags["train_run"]) if fold.repeat == 0
+        }
         attacks, params = find_records(version, TABLE_ATTACKS), runs.get(version.run_id).data.params
         records.append(
             VictimRecord(

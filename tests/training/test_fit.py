@@ -1,16 +1,15 @@
-"""One fold: learning, the best epoch, patience, being killed, and what augmentation may do."""
+"""One fold: learning, the best epoch, patience, and being killed."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 from advtrack.errors import InputError
 from advtrack.training import fit as module
-from advtrack.training.fit import Epoch, Settings, classification_loss, fit, mask, mix, probabilities, roll
+from advtrack.training import state as state_module
+from advtrack.training.fit import Settings, classification_loss, fit, probabilities
 
 SIDE = 12
 
@@ -107,19 +106,6 @@ def test_keeps_the_best_epoch(tmp_path):
     assert loss == pytest.approx(best.stop_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "losses", "expected"),
-    [
-        ([0.5, 0.9, 0.7], [1.0, 2.0, 0.1], 2),
-        ([0.5, 0.9, 0.9], [1.0, 0.5, 0.4], 3),
-        ([0.9, 0.9, 0.9], [0.4, 0.4, 0.4], 1),
-    ],
-)
-def test_best_is_by_accuracy_then_loss_then_the_first(accuracies, losses, expected):
-    history = [Epoch(i + 1, 0.0, loss, acc) for i, (acc, loss) in enumerate(zip(accuracies, losses, strict=True))]
-    assert module._best(history).number == expected
-
-
 @pytest.mark.parametrize(("patience", "epochs"), [(2, 3), (4, 5), (0, 9)])
 def test_patience_ends_training_that_does_not_improve(tmp_path, monkeypatch, patience, epochs):
     monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5))
@@ -144,7 +130,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("eps", [None, 0.05])
 @pytest.mark.parametrize("last", [1, 2, 5])
 def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch, last, eps):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
     data, undisturbed, whole = Stripes(noise=1.0), network(), []
     best = train(undisturbed, data, tmp_path / "whole.pt", whole.append, eps=eps)
 
@@ -166,7 +152,7 @@ def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_pa
 
 
 def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
     data, undisturbed = Stripes(noise=1.0), network()
     train(undisturbed, data, tmp_path / "whole.pt", patience=3)
     for last in (2, 4):
@@ -198,7 +184,7 @@ def test_finished_training_is_not_repeated_while_its_file_is_there(tmp_path, mon
 
 
 def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
 
     def die(epoch):
         if epoch.number == 3:
@@ -220,9 +206,18 @@ def test_seeds_decide(tmp_path):
     assert not same_weights(weights(4), weights(5))
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_option(tmp_path):
-    with pytest.raises(InputError, match=r"epoch [12] \(--lr 1e\+30\): lower the learning rate"):
-        train(network(), Stripes(), tmp_path / "state.pt", lr=1e30)
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_epoch_batch_and_learning_rate(tmp_path):
+    data, seen = Stripes(), []
+    images, poisoned = data.images, 12 + 1 + 4  # an epoch, its evaluation, and the fourth batch of the next
+
+    def read(indices):
+        seen.append(indices)
+        return images(indices) * np.float32(np.nan if len(seen) == poisoned else 1)
+
+    data.images = read
+    with pytest.raises(InputError, match=r"epoch 2, batch 4 of 12, at a learning rate of 0.00\d+: lower the peak"):
+        fit(network(), data, np.arange(96), np.arange(96, 120), options(batch_size=8), tmp_path / "s.pt", print)
+    assert len(seen) <= poisoned + 3  # those read ahead
 
 
 def test_a_last_batch_of_one_is_left_out(tmp_path):
@@ -259,94 +254,3 @@ def test_label_smoothing_of_a_tenth():
     smooth = 0.9 * label + 0.1 / 3
     expected = -(smooth * logits.log_softmax(1)).sum()
     assert torch.allclose(classification_loss(logits, label), expected)
-
-
-@pytest.mark.parametrize(
-    ("augmentation", "expected"), [("all", ["roll", "mask", "mix"]), ("roll", ["roll"]), ("none", [])]
-)
-def test_augmentation_is_as_asked_for(tmp_path, monkeypatch, augmentation, expected):
-    calls = []
-
-    def spy(name):
-        original = getattr(module, name)
-
-        def call(*arguments):
-            calls.append(name)
-            return original(*arguments)
-
-        monkeypatch.setattr(module, name, call)
-
-    for name in ("roll", "mask", "mix"):
-        spy(name)
-    train(network(), Stripes(), tmp_path / "state.pt", epochs=1, batch_size=90, augmentation=augmentation)
-    assert sorted(calls) == sorted(expected)
-
-
-BATCHES = {
-    "n": st.integers(1, 6),
-    "height": st.integers(1, 20),
-    "width": st.integers(1, 20),
-    "seed": st.integers(0, 99),
-}
-
-
-def draws(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES)
-def test_a_roll_keeps_every_column_and_their_order(n, height, width, seed):
-    x = torch.rand((n, 1, height, width), generator=draws(seed))
-    rolled = roll(x, draws(seed))
-    for before, after in zip(x, rolled, strict=True):
-        assert any(torch.equal(after, before.roll(shift, 2)) for shift in range(width))
-    assert torch.equal(rolled, roll(x, draws(seed)))
-
-
-def test_a_roll_goes_everywhere_and_differs_between_clips():
-    x = torch.arange(8.0).expand(400, 1, 2, 8)
-    starts = roll(x, draws(0))[:, 0, 0, 0].long()
-    assert starts.bincount(minlength=8).min() > 25
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES)
-def test_a_mask_silences_a_band_of_rows_and_one_of_columns(n, height, width, seed):
-    x = 0.1 + 0.9 * torch.rand((n, 1, height, width), generator=draws(seed))
-    before = x.clone()
-    masked = mask(x, draws(seed))
-    assert torch.equal(x, before) and torch.equal(masked, mask(x, draws(seed)))
-    for clip, original in zip(masked[:, 0], x[:, 0], strict=True):
-        hidden = clip == 0
-        rows, columns = hidden.all(1), hidden.all(0)
-        assert torch.equal(hidden, rows[:, None] | columns)
-        assert torch.equal(clip[~hidden], original[~hidden])
-        for band, length in ((rows, height), (columns, width)):
-            assert band.sum() <= length / 6
-            assert (band.long().diff() == 1).sum() + band[0].long() <= 1  # in one piece
-
-
-def test_masks_do_hide_something():
-    assert (mask(torch.ones(50, 1, 24, 24), draws(0)) == 0).double().mean() > 0.05
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES, classes=st.integers(1, 5))
-def test_a_mix_blends_inputs_and_labels_in_the_same_shares(n, height, width, seed, classes):
-    x = torch.rand((n, 1, height, width), generator=draws(seed))
-    y = torch.randint(classes, (n,), generator=draws(seed))
-    labels = functional.one_hot(y, classes).float()
-    mixed, shares = mix(x, labels, draws(seed))
-    assert mixed.min() >= 0 and mixed.max() <= 1
-    assert shares.min() >= 0 and torch.allclose(shares.sum(1), torch.ones(n), atol=1e-6)
-    assert (shares.gather(1, y[:, None]) >= 0.6 - 1e-6).all()  # the own label leads
-    again, same = mix(x, labels, draws(seed))
-    assert torch.equal(mixed, again) and torch.equal(shares, same)
-
-
-def test_a_mix_of_marked_clips_shows_its_shares_in_both():
-    labels = torch.eye(6)
-    mixed, shares = mix(labels[:, None, None, :], labels, draws(3))  # a clip is its own label
-    assert torch.allclose(mixed[:, 0, 0], shares)
-    assert (shares > 0).sum(1).max() == 2
