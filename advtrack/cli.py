@@ -141,6 +141,20 @@ _training = _options(
     click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
     click.option("--lr", type=_Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
     click.option(
+        "--schedule",
+        type=_choice(("one_cycle", "cosine")),
+        default="one_cycle",
+        show_default=True,
+        help="Of the learning rate: up and down, or down.",
+    ),
+    click.option(
+        "--freeze-epochs",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="First epochs that train the head alone, with pretrained weights.",
+    ),
+    click.option(
         "--augmentation",
         type=_choice(("all", "roll", "none")),
         default="all",
@@ -260,6 +274,7 @@ def train(**options: Any) -> None:
 @_training
 @click.option("--eps", type=POSITIVE_RATE, default=DEFAULT_EPS, show_default=True, help="l-inf bound of FGSM.")
 @click.option("--alpha", type=POSITIVE_RATE, default=0.5, show_default=True, help="Weight of the clean term (Eq. 13).")
+@click.option("--random-eps", type=bool, default=False, show_default=True, help="Draw eps per batch, from 0 to --eps.")
 @_stage
 def adv_train(**options: Any) -> None:
     """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""

@@ -151,7 +151,7 @@ def _victims(dataset: str, representation: str, model: str) -> list[VictimRecord
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                settings={name: params[name] for name in DEFAULTS},
+                settings={name: params.get(name, default) for name, default in DEFAULTS.items()},
                 attacks=attacks,
                 masking=_masking(attacks),
             )

@@ -25,7 +25,7 @@ from advtrack.stages.predictions import log_predictions
 from advtrack.tracking import registry, runs
 from advtrack.tracking.flavor import log_victim
 from advtrack.training.fit import Settings, fit, probabilities
-from advtrack.training.history import Epoch
+from advtrack.training.history import Epoch, overfitted_since
 from advtrack.training.metrics import confusion, macro_f1
 
 logger = logging.getLogger("advtrack")
@@ -132,15 +132,25 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     torch.manual_seed(task.settings.seed * 1_000 + fold)
     network = build(task.model, len(store.classes), weights=task.weights, mean=mean, std=std).to(task.device)
 
+    history: list[Epoch] = []
     with tqdm(total=task.settings.epochs, desc=_title(task, repeat, fold), unit="epoch", leave=False) as progress:
 
         def on_epoch(epoch: Epoch) -> None:
             progress.update()
             progress.set_postfix(loss=f"{epoch.train_loss:.3f}", stop_accuracy=f"{epoch.stop_accuracy:.3f}")
-            values = {"train_loss": epoch.train_loss, "stop_loss": epoch.stop_loss}
-            child.metrics({**values, "stop_accuracy": epoch.stop_accuracy}, step=epoch.number)
+            values = {name: value for name, value in asdict(epoch).items() if name != "number" and value is not None}
+            child.metrics(values, step=epoch.number)
+            history.append(epoch)
 
-        best = fit(network, store, train, parts.stop, task.settings, state, on_epoch)
+        best = fit(network, store, train, parts.stop, task.settings, state, on_epoch, network.pretrained)
+    overfitted = overfitted_since(history)
+    if overfitted:
+        logger.warning(
+            "%s: stopped, for since epoch %d it withstands FGSM and no longer BIM (catastrophic overfitting); "
+            "epoch %d counts. A smaller --eps, or --random-eps, may help",
+            _title(task, repeat, fold), overfitted, best.number,
+        )  # fmt: skip
+        child.tags({"overfitted_since": overfitted})
 
     y, scores = store.y[parts.test], probabilities(network, store, parts.test)
     matrix = confusion(y, scores.argmax(1), len(store.classes))
@@ -163,6 +173,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
+    tags |= {"overfitted_since": overfitted} if overfitted else {}
     about = f"{task.kind} training, {task.protocol} protocol, repeat {repeat}, fold {fold}: "
     about += f"test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
     registered = registry.register(task.name, model_uri, child.run_id, tags, about)

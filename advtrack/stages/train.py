@@ -29,7 +29,7 @@ _OTHER_LR = 2e-3
 #: The options that a plain and a robust victim have in common, with the values they have unless told otherwise.
 DEFAULTS = {
     "seed": "0", "protocol": "paper", "weights": "none", "epochs": "30", "patience": "0", "batch_size": "32",
-    "lr": "0.0", "augmentation": "all", "precision": "fp32",
+    "lr": "0.0", "schedule": "one_cycle", "freeze_epochs": "0", "augmentation": "all", "precision": "fp32",
 }  # fmt: skip
 _FINE_TUNING_LR = 2e-4
 
@@ -61,6 +61,9 @@ class Training:
     precision: str = "fp32"
     protocol: str = "paper"
     repeats: int = 1
+    schedule: str = "one_cycle"
+    freeze_epochs: int = 0
+    random_eps: bool = False
     force: bool = False
 
     @property
@@ -250,6 +253,9 @@ def _settings(options: Training, weights: str) -> Settings:
         alpha=Settings.alpha if options.eps is None else options.alpha,  # plain training does not depend on it
         augmentation=options.augmentation,
         precision=options.precision,
+        schedule=options.schedule,
+        freeze_epochs=0 if weights == "none" else options.freeze_epochs,  # what is drawn at random is all trained
+        random_eps=options.random_eps,
     )
 
 

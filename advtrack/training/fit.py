@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from advtrack.errors import InputError
 from advtrack.processes import termination_put_off
-from advtrack.training.adversarial import adversarial_backward
+from advtrack.training.adversarial import accuracies_under_attack, adversarial_backward
 from advtrack.training.history import Epoch, best, goes_on
 from advtrack.training.reading import Batches, Images, ahead
 from advtrack.training.state import Checkpoint, Progress
 
-_LABEL_SMOOTHING = 0.1
+_LABEL_SMOOTHING, _WEIGHT_DECAY = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Settings:
     Attributes
     ----------
     epochs : int
-        At most; the one-cycle schedule spans them.
+        At most; the schedule spans them.
     patience : int
         Epochs without improvement on the early-stopping part before training ends; 0 to run all epochs.
     batch_size : int
         Clips per step.
     lr : float
-        Peak learning rate of the one-cycle schedule (AdamW).
+        Peak learning rate (AdamW).
     seed : int
         Of the order of clips, the augmentation and dropout.
     eps : float or None
@@ -46,6 +46,12 @@ class Settings:
         Time roll with masks and mixup, time roll alone, or clips as they are.
     precision : {'fp32', 'bf16'}
         Of the training passes; weights, loss and evaluation are float32 in any case.
+    schedule : {'one_cycle', 'cosine'}
+        The learning rate rises to its peak in a quarter of the steps and falls, or falls from the first.
+    freeze_epochs : int
+        First epochs in which only the head is trained, where the rest is pretrained.
+    random_eps : bool
+        Draw the size of FGSM's step for each batch, evenly from 0 to ``eps``.
     """
 
     epochs: int
@@ -57,6 +63,9 @@ class Settings:
     alpha: float = 0.5
     augmentation: str = "all"
     precision: str = "fp32"
+    schedule: str = "one_cycle"
+    freeze_epochs: int = 0
+    random_eps: bool = False
 
 
 def fit(
@@ -67,6 +76,7 @@ def fit(
     settings: Settings,
     checkpoint: Path,
     on_epoch: Callable[[Epoch], None],
+    pretrained: Collection[str] = (),
 ) -> Epoch:
     """Train ``network`` in place and leave it with the weights of its best epoch.
 
@@ -89,11 +99,13 @@ def fit(
         Where the state of training lies.
     on_epoch : callable
         Called after each epoch, for those before a continuation too.
+    pretrained : collection of str
+        Parameters that stay as they are in the first ``freeze_epochs``.
 
     Returns
     -------
     Epoch
-        The best: highest accuracy on the early-stopping part, then lowest loss.
+        The best: highest accuracy on the early-stopping part, then lowest loss, before any catastrophic overfitting.
 
     Raises
     ------
@@ -104,21 +116,24 @@ def fit(
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.05, fused=True)
-    steps = settings.epochs * len(_batches(data, train, settings, epoch=1).sizes)
-    # The schedule cannot rise and fall in fewer than eight steps: a shorter training has the beginning of one.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(8, steps), pct_start=0.25)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY, fused=True)
+    schedule = _schedule(optimiser, settings, settings.epochs * len(_batches(data, train, settings, epoch=1).sizes))
     state = Checkpoint(checkpoint, network, optimiser, schedule)
     progress = state.read(device)
     for epoch in progress.history:
         on_epoch(epoch)
+    watched = _watched(stop, len(train), settings)
 
     with termination_put_off() as terminated:
         while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
+            number = len(progress.history) + 1
+            _freeze(network, pretrained if number <= settings.freeze_epochs else ())
             train_loss = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
             if train_loss is None:
                 break
-            epoch = Epoch(len(progress.history) + 1, train_loss, *_evaluate(network, data, stop))
+            epoch = Epoch(
+                number, train_loss, *_evaluate(network, data, stop), *_watch(network, data, watched, settings)
+            )
             progress.history.append(epoch)
             progress.losses = torch.zeros(0)
             if best(progress.history) is epoch:
@@ -127,6 +142,7 @@ def fit(
             state.write_if_due(progress)
         if terminated():
             state.write(progress)
+    _freeze(network, ())
     state.finish(progress)
     return best(progress.history)
 
@@ -171,11 +187,10 @@ def _train_epoch(
     first = len(progress.losses)
     losses[:first] = progress.losses
     rates = schedule.get_last_lr() * first
-    network.train()
     for batch, (x, labels) in enumerate(batches.read(first, device), first):
         torch.manual_seed(((settings.seed * 10_007 + number) << 24) + batch)  # dropout draws from the global generator
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            value = _backward(network, x, labels, settings)
+            value = _backward(network, x, labels, settings, (settings.seed, number, batch))
         losses[batch].copy_(value.detach(), non_blocking=True)
         rates += schedule.get_last_lr()
         optimiser.step()
@@ -195,14 +210,33 @@ def _batches(data: Images, train: np.ndarray, settings: Settings, epoch: int) ->
     return Batches(data, train, settings.batch_size, settings.augmentation, settings.seed, epoch)
 
 
-def _backward(network: nn.Module, x: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+def _schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    # It cannot rise and fall in fewer than eight steps: a shorter training has the beginning of one.
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(8, steps), pct_start=0.25)
+
+
+def _freeze(network: nn.Module, names: Collection[str]) -> None:
+    """Training mode, in which these parameters stay, and the statistics of BatchNorm between them."""
+    network.train()
+    for module_name, module in network.named_modules():
+        own = [f"{module_name}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+        if own and all(name in names for name in own):
+            module.eval()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in names)
+
+
+def _backward(network: nn.Module, x: Tensor, labels: Tensor, settings: Settings, seeds: tuple[int, ...]) -> Tensor:
     """Accumulate the weights' gradient of a batch; its loss."""
 
     def loss(outputs: Any) -> Tensor:
         return classification_loss(outputs, labels)
 
     if settings.eps is not None:
-        return adversarial_backward(network, loss, x, eps=settings.eps, alpha=settings.alpha)
+        share = np.random.default_rng((*seeds, 1)).random() if settings.random_eps else 1.0
+        return adversarial_backward(network, loss, x, eps=settings.eps * share, alpha=settings.alpha)
     value = loss(network(x))
     value.backward()
     return value
@@ -223,3 +257,17 @@ def _evaluate(network: nn.Module, data: Images, indices: np.ndarray) -> tuple[fl
     scores, y = probabilities(network, data, indices), data.y[indices]
     loss = -np.log(np.maximum(scores[np.arange(len(y)), y], 1e-12)).mean()
     return float(loss), float((scores.argmax(1) == y).mean())
+
+
+def _watched(stop: np.ndarray, trained: int, settings: Settings) -> np.ndarray:
+    """Whom each epoch of adversarial training is attacked on: so few that it costs little beside the epoch."""
+    return np.random.default_rng(settings.seed).permutation(stop)[: max(8, trained // 20)]
+
+
+def _watch(network: nn.Module, data: Images, indices: np.ndarray, settings: Settings) -> tuple[float, ...]:
+    """Of adversarial training, the accuracies under FGSM and BIM."""
+    if settings.eps is None:
+        return ()
+    device = next(network.parameters()).device
+    x, y = torch.from_numpy(data.images(indices)).to(device), torch.from_numpy(data.y[indices]).to(device)
+    return accuracies_under_attack(network, x, y, settings.eps)

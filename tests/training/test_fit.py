@@ -1,5 +1,7 @@
 """One fold: learning, the best epoch, patience, and being killed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from advtrack.errors import InputError
 from advtrack.training import fit as module
 from advtrack.training import state as state_module
 from advtrack.training.fit import Settings, classification_loss, fit, probabilities
+from advtrack.training.state import Checkpoint
 
 SIDE = 12
 
@@ -196,6 +199,47 @@ def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
     assert [epoch["number"] for epoch in state["history"]] == [1, 2]
 
 
+def test_a_kill_while_the_state_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
+    original, written = torch.save, []
+
+    def save(content, path):
+        written.append(path)
+        original(content, path)
+        if len(written) == 3:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(Killed):
+            train(network(), Stripes(), tmp_path / "state.pt")
+    assert len(torch.load(tmp_path / "state.pt", weights_only=True)["history"]) == 2
+    undisturbed, continued = network(), network(seed=9)
+    train(undisturbed, Stripes(), tmp_path / "whole.pt")
+    train(continued, Stripes(), tmp_path / "state.pt")
+    assert same_weights(undisturbed, continued)
+
+
+def test_epochs_too_short_for_it_are_not_all_written(tmp_path, monkeypatch):
+    """The clock says that each writing takes a second and each epoch two: after the first, 30 s must pass."""
+    clock, written = [0.0], []
+    original = Checkpoint.write
+
+    def write(self, progress):
+        written.append(len(progress.history))
+        clock[0] += 1
+        original(self, progress)
+
+    def tick(epoch):
+        clock[0] += 2
+
+    monkeypatch.setattr(Checkpoint, "write", write)
+    monkeypatch.setattr(state_module, "monotonic", lambda: clock[0])
+    train(network(), Stripes(), tmp_path / "state.pt", tick, epochs=35)
+    assert written == [1, 16, 31]
+
+
 def test_seeds_decide(tmp_path):
     def weights(seed):
         net = network()
@@ -218,6 +262,84 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_epoch_batch_and_learn
     with pytest.raises(InputError, match=r"epoch 2, batch 4 of 12, at a learning rate of 0.00\d+: lower the peak"):
         fit(network(), data, np.arange(96), np.arange(96, 120), options(batch_size=8), tmp_path / "s.pt", print)
     assert len(seen) <= poisoned + 3  # those read ahead
+
+
+def test_an_eps_may_be_drawn_for_each_batch(tmp_path, monkeypatch):
+    drawn, original = [], module.adversarial_backward
+
+    def spy(*arguments, eps, alpha):
+        drawn.append(eps)
+        return original(*arguments, eps=eps, alpha=alpha)
+
+    monkeypatch.setattr(module, "adversarial_backward", spy)
+    train(network(), Stripes(), tmp_path / "state.pt", epochs=10, eps=0.1, random_eps=True)
+    assert len(set(drawn)) == 60 and 0 <= min(drawn) < 0.02 and 0.08 < max(drawn) <= 0.1
+    assert np.mean(drawn) == pytest.approx(0.05, abs=4 * 0.1 / np.sqrt(12 * 60))
+    first, drawn[:] = drawn[:], []
+    train(network(), Stripes(), tmp_path / "state.pt", epochs=10, eps=0.1, random_eps=True)
+    assert drawn == first
+
+
+def test_training_that_overfits_to_one_step_stops_with_the_weights_from_before(tmp_path, monkeypatch):
+    script = iter([(0.3, 0.2), (0.5, 0.4), (0.9, 0.1), (1.0, 0.0), (1.0, 0.0)])
+    monkeypatch.setattr(module, "accuracies_under_attack", lambda *arguments: next(script))
+    monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5 + len(seen) / 10))
+    net, seen, kept = network(), [], {}
+
+    def keep(epoch):
+        seen.append(epoch)
+        kept[epoch.number] = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+    best = train(net, Stripes(), tmp_path / "state.pt", keep, epochs=9, eps=0.1)
+    assert len(seen) == 4 and best.number == 2  # though later ones were more accurate
+    assert [(epoch.fgsm_accuracy, epoch.bim_accuracy) for epoch in seen[:2]] == [(0.3, 0.2), (0.5, 0.4)]
+    assert all(torch.equal(tensor, kept[2][name]) for name, tensor in net.state_dict().items())
+
+
+def test_plain_training_is_not_attacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "accuracies_under_attack", None)
+    best = train(network(), Stripes(), tmp_path / "state.pt", epochs=1)
+    assert best.fgsm_accuracy is None and best.bim_accuracy is None
+
+
+def rates(monkeypatch, tmp_path, **changes):
+    """The learning rate of each batch."""
+    seen, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        seen.append(self.param_groups[0]["lr"])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train(network(), Stripes(), tmp_path / "state.pt", **changes)
+    return np.array(seen)
+
+
+def test_the_learning_rate_rises_and_falls_or_falls(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        one_cycle = rates(patch, tmp_path, epochs=4, lr=1e-2)
+    assert len(one_cycle) == 24
+    assert one_cycle.argmax() == 5 and one_cycle.max() == pytest.approx(1e-2)  # a quarter of 24 steps
+    assert one_cycle[0] == pytest.approx(4e-4) and one_cycle[-1] < 1e-6
+    cosine = rates(monkeypatch, tmp_path, epochs=4, lr=1e-2, schedule="cosine")
+    assert np.allclose(cosine, 1e-2 * (1 + np.cos(np.pi * np.arange(24) / 24)) / 2)
+
+
+@pytest.mark.parametrize("eps", [None, 0.05])
+def test_what_is_pretrained_stays_in_the_first_epochs(tmp_path, eps):
+    net, states = network(), []
+    pretrained = [name for name, _ in net.named_parameters() if not name.startswith("6.")]
+    states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+    def keep(epoch):
+        states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+    training = options(epochs=3, freeze_epochs=2, eps=eps)
+    fit(net, Stripes(), *parts(Stripes()), training, tmp_path / "s.pt", keep, pretrained)
+    for name in states[0]:  # convolution and BatchNorm with its statistics, and the linear head
+        changed = [not torch.equal(before[name], after[name]) for before, after in pairwise(states)]
+        assert changed == ([True] * 3 if name.startswith("6.") else [False, False, True]), name
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_a_last_batch_of_one_is_left_out(tmp_path):
