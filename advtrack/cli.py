@@ -17,7 +17,7 @@ import click
 from advtrack import __version__
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data import DATASETS, PROTOCOLS
-from advtrack.errors import InputError
+from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
 
@@ -90,6 +90,11 @@ _precision = click.option(
     help="Of the passes; bf16 is fast on GPUs and on CPUs with AMX. An attack's successes are proven in fp32.",
 )
 _storage = click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Optuna storage of the studies.")
+
+
+def _switch(name: str, help: str) -> Callable[[Any], Any]:
+    """An option that may stand alone, or take true or false as the parameters of MLproject do."""
+    return click.option(name, type=bool, is_flag=False, flag_value=True, default=False, show_default=True, help=help)
 
 
 def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -208,7 +213,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
         from pathlib import Path
 
         from advtrack.processes import terminable
-        from advtrack.tracking import runs
+        from advtrack.tracking.connection import answering, connect
 
         if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
             raise InputError(f"--data-dir {options['data_dir']}: no such folder")
@@ -216,8 +221,8 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
             from advtrack.stages.device import choose_device
 
             choose_device("cuda")
-        runs.connect()
-        with terminable(), runs.answering():
+        connect()
+        with terminable(), answering():
             function(**options)
 
     return tracked
@@ -346,14 +351,23 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 @_data_dir
 @click.option("--representation", type=_choice(REPRESENTATIONS, "all"), default="all", show_default=True)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
+@click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")
 @_options(_seed, _device, _work_dir, _force)
 @_stage
-def compare(representation: str, models: str, data_dir: str, seed: int, device: str, **options: Any) -> None:
+def compare(
+    representation: str, models: str, plan: bool, data_dir: str, seed: int, device: str, **options: Any
+) -> None:
     """Build tables I to III and the report."""
+    from advtrack.stages import plan as planning
     from advtrack.stages.compare import Comparison, read_tables, run
+    from advtrack.stages.compare import plan as planned
 
     names = _all(models, MODELS)
-    run_id, report = run(Comparison(representations=_all(representation, REPRESENTATIONS), models=names, **options))
+    comparison = Comparison(representations=_all(representation, REPRESENTATIONS), models=names, **options)
+    if plan:
+        click.echo(planning.as_text(planned(comparison)))
+        return
+    run_id, report = run(comparison)
     click.echo("\n".join(read_tables(run_id)))
     click.echo(f"Report: {report}")
 
@@ -363,19 +377,58 @@ def compare(representation: str, models: str, data_dir: str, seed: int, device: 
 @click.option("--victim", default="robust", show_default=True, help="Alias or version number.")
 @click.option("--min-accuracy", type=RATE, default=0.0, show_default=True, help="Test accuracy of its fold.")
 @click.option(
+    "--max-accuracy-drop",
+    type=_Number(0, 100),
+    default=100.0,
+    show_default=True,
+    help="Percentage points of test accuracy below the plain victim; 100: not checked.",
+)
+@click.option(
     "--max-fooling-rate",
     type=RATE,
     default=1.0,
     show_default=True,
-    help="Of every attack, under the plain victim's budget; 1: not checked.",
+    help="Of every attack, within --budget; 1: not checked.",
 )
+@click.option(
+    "--budget",
+    default="",
+    help="Attacks and perturbation bounds, as bim_a=0.03,jsma=40; empty: all attacks, at the plain victim's budgets.",
+)
+@click.option(
+    "--min-perturbation-ratio",
+    type=_Number(0),
+    default=0.0,
+    show_default=True,
+    help="Of every attack, over the plain victim (table III); 0: not checked.",
+)
+@_switch("--refuse-masking", "Refuse a victim that shows signs of masked gradients.")
+@_switch("--dry-run", "Check all, move nothing.")
+@_switch("--rollback", "Return champion to the version that it replaced; no thresholds are looked at.")
 @_options(_seed, _device)
 @_stage
 def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
-    """Move the alias champion to a victim that meets the thresholds."""
+    """Move the alias champion to a victim that meets the thresholds, or back."""
     from advtrack.stages.promote import Promotion, run
 
     run(Promotion(**options))
+
+
+@cli.command()
+@click.argument("run_id", default="")
+@_stage
+def rerun(run_id: str) -> None:
+    """Repeat a run from its record, and say whether it got the same result; status 1 if not."""
+    from advtrack.stages.rerun import run
+
+    verdict = run(run_id)
+    repeated = f"run {run_id}, repeated as {verdict.run_id}:"
+    if not verdict.differences:
+        click.echo(f"{repeated} the same result, {verdict.compared} metrics, tables and digests")
+        return
+    click.echo(f"{repeated} {len(verdict.differences)} of {verdict.compared} metrics, tables and digests differ")
+    click.echo("\n".join(verdict.differences))
+    click.get_current_context().exit(1)
 
 
 @cli.command()
@@ -399,7 +452,6 @@ def dashboard(**options: Any) -> None:
 @_stage
 def main(**options: Any) -> None:
     """Run every stage in order, skipping what is already done."""
-    from advtrack.search.study import redacted
     from advtrack.stages.pipeline import Pipeline, run, settings
 
     pipeline = Pipeline(**options)
@@ -483,6 +535,7 @@ def _prepare_logging() -> None:
 
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
     warnings.filterwarnings("ignore")
     ours = logging.getLogger("advtrack")

@@ -1,4 +1,6 @@
-"""The one exception for everything a user can put right."""
+"""The one exception for everything a user can put right, and what its messages are made of."""
+
+import re
 
 
 class InputError(Exception):
@@ -12,3 +14,8 @@ class InputError(Exception):
 def reason(error: BaseException) -> str:
     """The first line of an error's text, for a message of our own; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
+
+
+def redacted(text: str) -> str:
+    """A text in which URLs show no passwords."""
+    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)

@@ -1,6 +1,11 @@
-"""What holds for every test, and a real MLflow store in SQLite, copied from one that is created once."""
+"""What holds for every test, a real MLflow store in SQLite, copied from one that is created once, and PostgreSQL."""
 
+import os
 import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -58,6 +63,32 @@ def registered(store):
         return version
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server of its own; the address of its database."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("no PostgreSQL server is installed here (Debian's package is called postgresql)")
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="advtrack-pg-"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    if as_postgres:
+        shutil.chown(folder, "postgres")
+
+    def pg(*command):
+        subprocess.run([*as_postgres, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    data = str(folder / "data")
+    pg(str(found[-1] / "initdb"), "-D", data, "-A", "trust", "-U", "advtrack")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    pg(str(found[-1] / "pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql://advtrack@127.0.0.1:{port}/postgres"
+    pg(str(found[-1] / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

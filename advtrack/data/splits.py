@@ -11,7 +11,7 @@ from advtrack.data.clip import listed
 from advtrack.errors import InputError
 
 #: The paper's protocol (section V): this share of the recordings is test, the others are five development parts.
-_TEST_SHARE, _PAPER_FOLDS = 0.3, 5
+_TEST_SHARE, PAPER_FOLDS = 0.3, 5
 #: Of the training recordings of a publisher's fold, the share that decides when training stops (ours).
 _STOP_SHARE = 0.15
 
@@ -37,7 +37,7 @@ class Split:
 
 def folds_of(protocol: str, published: np.ndarray) -> tuple[int, ...]:
     """The numbers of a protocol's folds: 0 to 4 in the paper's, the publisher's own numbers in the official one."""
-    return tuple(range(_PAPER_FOLDS)) if protocol == "paper" else tuple(int(fold) for fold in np.unique(published))
+    return tuple(range(PAPER_FOLDS)) if protocol == "paper" else tuple(int(fold) for fold in np.unique(published))
 
 
 def paper_split(
@@ -70,10 +70,10 @@ def paper_split(
     # every small part before the test set got its second one.
     everything = np.arange(len(labels))
     development, test = _share_out(everything, labels, sources, [1 - _TEST_SHARE, _TEST_SHARE], rng)
-    parts = _share_out(development, labels, sources, [1 / _PAPER_FOLDS] * _PAPER_FOLDS, rng)
+    parts = _share_out(development, labels, sources, [1 / PAPER_FOLDS] * PAPER_FOLDS, rng)
     if not len(test) or any(not len(part) for part in parts):
         raise InputError(
-            f"{len(np.unique(sources))} recordings are too few for a test set and {_PAPER_FOLDS} folds: add recordings"
+            f"{len(np.unique(sources))} recordings are too few for a test set and {PAPER_FOLDS} folds: add recordings"
         )
     train = np.sort(np.concatenate([part for k, part in enumerate(parts) if k != fold]))
     return Split(train, parts[fold], test)

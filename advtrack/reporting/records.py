@@ -10,6 +10,35 @@ Training = Literal["plain", "adversarial"]
 
 
 @dataclass(frozen=True)
+class StruckClips:
+    """What a search showed of each clip that it struck, N in all.
+
+    Attributes
+    ----------
+    names, recordings : tuple of str
+        The clips, and what each was cut from.
+    success : tuple of bool
+        Whether the budget fools the victim on it.
+    perturbation : tuple of float
+        In the attack's own norm: of a success its own, of a failure what the search counts it as; NaN where nothing
+        bounds that.
+    fooled_at, resisted_at : tuple of float
+        Between which bounds its smallest perturbation lies: it was fooled at the one (infinite: never), and not below
+        the other.
+    under_plain : tuple of bool
+        Whether the plain victim's budget fools this (adversarially trained) victim on it; empty without such a budget.
+    """
+
+    names: tuple[str, ...]
+    recordings: tuple[str, ...]
+    success: tuple[bool, ...]
+    perturbation: tuple[float, ...]
+    fooled_at: tuple[float, ...]
+    resisted_at: tuple[float, ...]
+    under_plain: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
 class AttackRecord:
     """The result of one budget search against one victim.
 
@@ -60,6 +89,10 @@ class AttackRecord:
     ratios : dict of str to list of float
         By norm: the mean perturbation of the successes over that of the plain victim's, and its 95% interval. Empty
         without a plain victim.
+    code_version : int
+        Of the stage that searched; 0 where it is not known.
+    clips : StruckClips or None
+        Clip by clip; None where it was not read.
     """
 
     attack: str
@@ -91,6 +124,34 @@ class AttackRecord:
     criterion: str = "fooling_rate"
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    code_version: int = 0
+    clips: StruckClips | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class FoldRecord:
+    """One trained fold, and how it did on each of its test clips.
+
+    Attributes
+    ----------
+    fold, repeat : int
+        Which of the five, in which repeat of the experiment.
+    run_id : str
+        Its MLflow run.
+    accuracy : float
+        On its test clips, in [0, 1].
+    recordings : tuple of str
+        What each test clip was cut from.
+    correct : tuple of bool
+        Whether it names each test clip correctly.
+    """
+
+    fold: int
+    repeat: int
+    run_id: str
+    accuracy: float
+    recordings: tuple[str, ...] = field(default=(), repr=False)
+    correct: tuple[bool, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,10 +164,10 @@ class VictimRecord:
         Names.
     training : {'plain', 'adversarial'}
         Kind of training.
-    fold_accuracies : dict of int to float
-        Test accuracy in [0, 1] per fold trained.
-    fold : int
-        The fold of the victim that was attacked.
+    folds : tuple of FoldRecord
+        All that were trained, of all repeats.
+    fold, repeat : int
+        The fold, of which repeat, that was attacked.
     version : str
         Version of the registered model that was attacked.
     run_id : str
@@ -115,18 +176,27 @@ class VictimRecord:
         Options of the training by name. The two victims of a pair have the same, but for what makes one adversarial.
     attacks : dict of str to AttackRecord
         Finished searches by attack name.
-    masking : tuple of str
-        Signs that the victim masks its gradients, by name.
+    masking : dict of str to bool
+        Signs that the victim masks its gradients, by name, and whether each is there; empty where nobody looked.
+    basis : dict of str to str
+        What has to be the same wherever results are averaged or compared: data, protocol, seed, code. By name.
     """
 
     dataset: str
     representation: str
     model: str
     training: Training
-    fold_accuracies: dict[int, float]
+    folds: tuple[FoldRecord, ...]
     fold: int
     version: str
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
-    masking: tuple[str, ...] = ()
+    repeat: int = 0
+    masking: dict[str, bool] = field(default_factory=dict)
+    basis: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """The data set, representation and model, whatever the training."""
+        return self.dataset, self.representation, self.model

@@ -27,7 +27,7 @@ from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from torch import nn
 
-from advtrack.errors import InputError, reason
+from advtrack.errors import InputError, reason, redacted
 from advtrack.search.bounded import search_bound
 from advtrack.search.claims import STEP, reap
 from advtrack.search.minimising import search_settings, transferred
@@ -73,11 +73,6 @@ def _opened(url: str) -> Storage:
         return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
     engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     return get_storage(RDBStorage(url, engine_kwargs=engine))
-
-
-def redacted(text: str) -> str:
-    """A text in which URLs show no passwords."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def dashboard_storage(url: str) -> str:
@@ -217,18 +212,18 @@ def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> d
     return {name: get_artifact_path(study, known[files[name]]) for name in pictures}
 
 
-def transferred_fooling_rate(
+def transferred_success(
     network: nn.Module, samples: Samples, search: Search, budget: Budget, own: BudgetResult, storage: Storage
-) -> float:
-    """Fooling rate of this victim under a budget found on another (table II).
+) -> np.ndarray:
+    """Success per sample on this victim under a budget found on another (table II), bool (N,).
 
     A norm-minimising attack that was already run here with the same settings is read off its trial.
     """
     if not search.spec.minimises:
-        return float(struck_within(network, samples, search, budget).mean())
+        return struck_within(network, samples, search, budget)
     with quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
-    return float(transferred(network, samples, search, budget, study).mean())
+    return transferred(network, samples, search, budget, study)
 
 
 def struck_within(network: nn.Module, samples: Samples, search: Search, budget: Budget) -> np.ndarray:

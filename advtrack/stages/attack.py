@@ -18,6 +18,7 @@ import torch
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.attacks.batches import Precision
 from advtrack.attacks.masking import TOLERATED, masking_signs
+from advtrack.errors import redacted
 from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
@@ -26,13 +27,13 @@ from advtrack.search.criterion import Criterion, CriterionName
 from advtrack.search.result import BudgetResult, ratio_of_means
 from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import Storage, open_storage, publish, redacted, search_budget, transferred_fooling_rate
+from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search
 from advtrack.stages.features import find_store
 from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, strike_list
-from advtrack.stages.victims import only_victim, recipe
+from advtrack.stages.victims import only_victim, plain_victim
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -193,8 +194,8 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
     transferred = None
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
-        transferred = transferred_fooling_rate(victim.network, struck.samples, search, budget, result, attacked.storage)
-    pictures = log_search(stage, result, struck, attacked.store, victim, search)
+        transferred = transferred_success(victim.network, struck.samples, search, budget, result, attacked.storage)
+    pictures = log_search(stage, result, struck, attacked.store, victim, search, transferred)
     facts = {
         "victim": f"{version.name}/{version.version}",
         "mlflow_run": stage.run_id,
@@ -218,14 +219,14 @@ def _command(attacked: Attacked, attack: str) -> str:
 
 def _ratios(result: BudgetResult, plain: AttackRecord, seed: int) -> dict[str, list[float]]:
     """By norm, the ratio of the mean perturbation to the plain victim's (table III), and its interval."""
-    fooled = [row for row in _sample_rows(plain) if row["success"] == "True"]
+    fooled = [row for row in sample_rows(plain) if row["success"] == "True"]
     return {
         norm: list(ratio_of_means(values[result.success], np.array([float(row[norm]) for row in fooled]), seed))
         for norm, values in result.norms.items()
     }
 
 
-def _sample_rows(record: AttackRecord) -> list[dict[str, str]]:
+def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
     """The table of the samples that a search struck."""
     content = runs.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
     return list(csv.DictReader(io.StringIO(content)))
@@ -254,7 +255,7 @@ def _log_masking(stage: runs.StageRun, attacked: Attacked, records: Mapping[str,
     flags = signs.flags()
     metrics = asdict(signs) | {"eps": eps, "samples": len(struck)}
     if bim and pia:
-        metrics["black_box_nearer"] = black_box_nearer(_sample_rows(bim), _sample_rows(pia))
+        metrics["black_box_nearer"] = black_box_nearer(sample_rows(bim), sample_rows(pia))
         flags["black_box_beats_white_box"] = metrics["black_box_nearer"] > TOLERATED
     stage.metrics({f"masking/{name}": float(value) for name, value in metrics.items() if value == value})
     stage.tags({f"masking.{name}": flag for name, flag in flags.items()})
@@ -278,10 +279,8 @@ def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[s
 
 def plain_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
     """Results on the plainly trained victim that differs from this one in nothing but its training, by attack."""
-    standard = registry.by_alias(version.name, registry.STANDARD)
-    if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
-        return {}
-    return find_records(standard, attacks)
+    plain = plain_victim(version)
+    return find_records(plain, attacks) if plain else {}
 
 
 def sample_limit(options: Attacking, attack: str) -> int:
@@ -335,7 +334,7 @@ def _record(
     result: BudgetResult,
     search: Search,
     options: Attacking,
-    transferred: float | None,
+    transferred: np.ndarray | None,
     plain: AttackRecord | None,
     ratios: dict[str, list[float]],
     run_id: str,
@@ -358,7 +357,7 @@ def _record(
         seed=search.seed,
         sample_limit=sample_limit(options, result.attack),
         longest=search.longest(),
-        transferred_fooling_rate=transferred,
+        transferred_fooling_rate=None if transferred is None else float(transferred.mean()),
         plain_run_id=plain.run_id if plain else None,
         run_id=run_id,
         passes=result.passes,
@@ -370,6 +369,7 @@ def _record(
         criterion=result.criterion.name,
         protocol=options.protocol,
         ratios=ratios,
+        code_version=CODE_VERSION,
     )
 
 

@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 from advtrack.errors import InputError
 from advtrack.search.study import artifact_directory, dashboard_storage, open_storage
-from advtrack.tracking import runs
+from advtrack.tracking.connection import store_uri
 
 logger = logging.getLogger("advtrack")
 
@@ -51,11 +51,11 @@ def run(options: Dashboards) -> None:
     artifacts.mkdir(parents=True, exist_ok=True)
     tool = Path(sys.executable).with_name("optuna-dashboard")
     optuna = [str(tool), dashboard_storage(options.storage), "--artifact-dir", str(artifacts), "--quiet"]
-    mlflow = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", runs.store_uri()]
+    mlflow = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store_uri()]
     wanted = [("Optuna dashboard", "--optuna-port", options.optuna_port, optuna)]
     addresses, commands = {}, {}
-    if runs.store_uri().startswith("http"):
-        addresses["MLflow UI"] = runs.store_uri()  # a tracking server has its own
+    if store_uri().startswith("http"):
+        addresses["MLflow UI"] = store_uri()  # a tracking server has its own
     else:
         wanted.append(("MLflow UI", "--mlflow-port", options.mlflow_port, mlflow))
     for name, option, port, command in wanted:

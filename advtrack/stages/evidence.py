@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from advtrack.models.checkpoint import Victim
@@ -26,8 +27,12 @@ def log_search(
     store: SpectrogramSet,
     victim: Victim,
     search: Search,
+    under_plain: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """Log trials, curve, Pareto front, per-sample table and an example; the pictures, by name."""
+    """Log trials, curve, Pareto front, per-sample table and an example; the pictures, by name.
+
+    ``under_plain`` is what the plain victim's budget does to each sample, bool (N,), if there is one.
+    """
     attack = result.attack
     for step, trial in enumerate(result.trials):
         stage.metrics({f"{attack}/trial_{k}": trial[k] for k in ("bound", "fooling_rate", "iterations")}, step)
@@ -37,7 +42,7 @@ def log_search(
     front = [{"bound": bound, "iterations": iterations} for bound, iterations in result.front]
     stage.text(csv_text(front), f"{attack}/front.csv")
     stage.json(result.norm_quantiles(), f"{attack}/norms.json")
-    stage.text(csv_text(_samples(result, struck, store, search)), f"{attack}/samples.csv")
+    stage.text(csv_text(_samples(result, struck, store, search, under_plain)), f"{attack}/samples.csv")
     stage.tags({f"{attack}.study": result.study_name})
     pictures = {"curve.png": curve_figure(result.curve(), result.criterion.target, f"{result.norm} bound")}
     if shown := _example(result, struck, store, victim, search):
@@ -57,7 +62,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _samples(result: BudgetResult, struck: Struck, store: SpectrogramSet, search: Search) -> list[dict[str, Any]]:
+def _samples(
+    result: BudgetResult, struck: Struck, store: SpectrogramSet, search: Search, under_plain: np.ndarray | None
+) -> list[dict[str, Any]]:
+    counted = np.where(result.success, result.norms[result.norm], result.failures_count_as)
     return [
         {
             "clip": store.name[index],
@@ -69,6 +77,8 @@ def _samples(result: BudgetResult, struck: Struck, store: SpectrogramSet, search
             **{name: float(values[i]) for name, values in result.norms.items()},
             "fooled_at": float(result.fooled_at[i]),
             "resisted_at": float(result.resisted_at[i]),
+            "perturbation": float(counted[i]),
+            **({} if under_plain is None else {"under_plain": bool(under_plain[i])}),
         }
         for i, index in enumerate(struck.indices)
     ]

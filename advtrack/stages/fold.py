@@ -113,7 +113,7 @@ def trained_fold(task: Task, repeat: int, fold: int, stage: runs.StageRun) -> Fo
         tags = {**task.tags, "stage": "fold", "fold": fold, "repeat": repeat}
         with stage.child(_title(task, repeat, fold), key, tags, fresh=task.force) as child:
             child.params({**task.params, "seed": task.settings.seed, "fold": fold, "repeat": repeat})
-            child.dataset(task.dataset, task.store.data_digest, str(task.store.path))
+            child.dataset(task.dataset, task.store.data_digest, str(task.store.path), task.store.digest)
             found = _train(task, repeat, fold, child, state)
         state.unlink(missing_ok=True)
         return found
@@ -169,7 +169,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     with TemporaryDirectory() as folder:
         save(Path(folder) / "checkpoint", network, description)
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
-    tags = {**task.tags, "fold": fold, "repeat": repeat}
+    tags = {**task.tags, "fold": fold, "repeat": repeat, "data_digest": store.data_digest}
     tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}

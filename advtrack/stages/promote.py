@@ -1,93 +1,188 @@
-"""Entry point ``promote``: move the alias ``champion`` to a victim whose evidence meets the thresholds."""
+"""Entry point ``promote``: move the alias ``champion`` to a victim whose evidence meets the thresholds, or back."""
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
-from advtrack.stages.attack import find_records, plain_records
+from advtrack.stages.by_name import by_name
+from advtrack.stages.proofs import Gate, Proof, gather
 from advtrack.stages.victims import only_victim
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Options of the stage; those of the command line of the same name."""
+    """Options of the stage; those of the command line of the same name.
+
+    ``budget`` is empty for the plain victim's budgets, or names attacks and bounds, as 'bim_a=0.03,jsma=40'.
+    """
 
     dataset: str
     model: str
     representation: str
     victim: str
-    min_accuracy: float
-    max_fooling_rate: float
+    min_accuracy: float = 0.0
+    max_accuracy_drop: float = 100.0
+    max_fooling_rate: float = 1.0
+    budget: str = ""
+    min_perturbation_ratio: float = 0.0
+    refuse_masking: bool = False
+    dry_run: bool = False
+    rollback: bool = False
 
 
 def run(options: Promotion) -> str:
-    """Promote a victim; the MLflow run that records the evidence.
+    """Promote a victim, or take the last promotion back; the MLflow run that records it.
 
     Raises
     ------
     InputError
-        A threshold is not met, or the evidence for it is missing; all of them are listed.
+        A threshold is not met, or the evidence for it is missing; all of them are listed. Nothing to go back to.
     """
+    if options.rollback:
+        return _rollback(options)
+    bounds = _bounds(options.budget)
     candidate = only_victim(options.dataset, options.representation, options.model, options.victim)
-    dataset = candidate.tags["dataset"]
-    tags = {"model": options.model, "representation": options.representation, "dataset": dataset}
-    tags |= {"victim": f"{candidate.name}/{candidate.version}", "victim_run": candidate.run_id}
     # The registry may have moved since an equal promotion, so that none is ever reused.
     with runs.stage_run(
-        "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=tags, force=True
+        "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=_tags(candidate), force=True
     ) as stage:
-        accuracy = float(candidate.tags["accuracy"])
-        found = find_records(candidate, TABLE_ATTACKS)
-        if candidate.tags["training"] == "plain":
-            rates = {attack: record.fooling_rate for attack, record in found.items()}
-        else:
-            now = {attack: record.run_id for attack, record in plain_records(candidate, TABLE_ATTACKS).items()}
-            rates = {
-                attack: record.transferred_fooling_rate
-                for attack, record in found.items()
-                if record.transferred_fooling_rate is not None and record.plain_run_id == now.get(attack)
-            }
-        (victim_data,) = runs.inputs(candidate.run_id)
-        stage.dataset(*victim_data)
-        stage.tags({"lineage": ",".join(sorted({candidate.run_id, *(record.run_id for record in found.values())}))})
-        evidence = {attack: asdict(record) for attack, record in found.items()}
-        stage.json({"accuracy": accuracy, "attacks": evidence}, "evidence.json")
-        stage.metrics({"accuracy": accuracy, **{f"{attack}/fooling_rate": rate for attack, rate in rates.items()}})
-        unmet = []
-        if accuracy < options.min_accuracy:
-            unmet.append(f"accuracy {accuracy:.3f} is below --min-accuracy {options.min_accuracy:g}")
-        if options.max_fooling_rate < 1:
-            unmet += _unproven(rates, candidate)
-            unmet += [
-                f"{attack} fools at a rate of {rate:.3f}, above --max-fooling-rate {options.max_fooling_rate:g}"
-                for attack, rate in rates.items()
-                if rate > options.max_fooling_rate
-            ]
+        proof = gather(candidate, bounds)
+        gates = _gates(options, bounds)
+        stage.dataset(*runs.inputs(candidate.run_id)[0])
+        stage.json({"metrics": proof.metrics, "gates": [asdict(gate) for gate in gates]}, "evidence.json")
+        stage.metrics({name: value for name, value in proof.metrics.items() if value == value})
+        stage.tags({"evidence_runs": ",".join(proof.run_ids), "lineage": ",".join(proof.run_ids)})
+        unmet = _unmet(gates, proof)
+        if options.refuse_masking:
+            unmet += proof.masking
         if unmet:
             raise InputError(f"{candidate} is not promoted: {'; '.join(unmet)}")
-        replaced = registry.by_alias(candidate.name, registry.CHAMPION)
-        registry.set_alias(candidate, registry.CHAMPION)
-        registry.tag(candidate, {"promoted_by": stage.run_id})
-        stage.tags({"replaced": f"{replaced.name}/{replaced.version}" if replaced else "none"})
-        logger.info("%s is now %s@%s", candidate, candidate.name, registry.CHAMPION)
+        why = [gate.met(proof.metrics[gate.metric]) for gate in gates]
+        why += ["no sign of masked gradients"] if options.refuse_masking else []
+        _move(options, stage, candidate, proof, "; ".join(why) or "no threshold was set")
         return stage.run_id
 
 
-def _unproven(rates: dict[str, float], candidate: registry.Registered) -> list[str]:
-    """Attacks without a rate: not tried on the candidate, or not under the budget the plain victim has now."""
-    missing = [attack for attack in TABLE_ATTACKS if attack not in rates]
-    if not missing:
-        return []
-    dataset, representation, model = (candidate.tags[name] for name in ("dataset", "representation", "model"))
-    return [
-        f"no finished search of {', '.join(missing)} (run advtrack attack --dataset {dataset} --representation "
-        f"{representation} --model {model} --victim {candidate.version} --attack all)"
-    ]
+def _move(options: Promotion, stage: runs.StageRun, candidate: registry.Registered, proof: Proof, why: str) -> None:
+    replaced = registry.by_alias(candidate.name, registry.CHAMPION)
+    before = replaced.version if replaced else "none"
+    stage.tags({"why": why, "dry_run": options.dry_run})
+    if options.dry_run:
+        logger.info(
+            "%s would become %s@%s in the place of version %s: %s",
+            candidate, candidate.name, registry.CHAMPION, before, why,
+        )  # fmt: skip
+        return
+    told = {"promoted_by": stage.run_id, "replaced": before, "promoted_for": why}
+    registry.tag(candidate, {**told, "evidence_runs": ",".join(proof.run_ids)})
+    stage.tags({"replaced": before})  # known before it happens, so that it can be taken back at any moment after
+    registry.set_alias(candidate, registry.CHAMPION)
+    logger.info(
+        "%s is now %s@%s in the place of version %s: %s", candidate, candidate.name, registry.CHAMPION, before, why
+    )
+
+
+def _rollback(options: Promotion) -> str:
+    """Return ``champion`` to the version that it replaced; one promotion further back each time."""
+    dataset = registry.dataset_of(options.dataset, options.representation, options.model)
+    name = registry.model_name(dataset, options.representation, options.model)
+    champion = registry.by_alias(name, registry.CHAMPION)
+    if champion is None:
+        raise InputError(f"--rollback: {name} has no champion to take back; advtrack promote makes one")
+    promotion = _promotion_of(champion)
+    before = runs.tag(promotion, "replaced") if promotion else None
+    if promotion is None or before is None:
+        raise InputError(f"--rollback: no promotion of {champion} tells what it replaced; move the alias by hand")
+    if before == "none":
+        raise InputError(f"--rollback: {champion} replaced nothing; it is the first champion")
+    earlier = registry.version(name, before)
+    if earlier is None:
+        raise InputError(f"--rollback: {name} version {before}, which {champion} replaced, is deleted; promote another")
+    tags = {**_tags(earlier), "replaced": champion.version, "dry_run": options.dry_run}
+    with runs.stage_run(
+        "rollback", CODE_VERSION, {}, title=str(earlier), params=asdict(options), tags=tags, force=True
+    ) as stage:
+        if options.dry_run:
+            logger.info("%s would become %s@%s again", earlier, name, registry.CHAMPION)
+            return stage.run_id
+        registry.set_alias(earlier, registry.CHAMPION)
+        registry.tag(champion, {"rolled_back_by": stage.run_id})
+        runs.StageRun(promotion.info.run_id).tags({"rolled_back_by": stage.run_id})
+        logger.info("%s is %s@%s again, instead of version %s", earlier, name, registry.CHAMPION, champion.version)
+        return stage.run_id
+
+
+def _promotion_of(champion: registry.Registered) -> runs.Run | None:
+    """The MLflow run of the last promotion of a version that was not taken back, or None."""
+    found = runs.find({"stage": "promote", "victim": f"{champion.name}/{champion.version}"}, status="FINISHED")
+    standing = [run for run in found if runs.tag(run, "replaced") and not runs.tag(run, "rolled_back_by")]
+    return standing[0] if standing else None
+
+
+def _tags(victim: registry.Registered) -> dict[str, Any]:
+    """What a run says of the version that is, or would be, the champion."""
+    tags = {name: victim.tags[name] for name in ("dataset", "representation", "model", "training")}
+    return {**tags, "victim": f"{victim.name}/{victim.version}", "victim_run": victim.run_id}
+
+
+def _gates(options: Promotion, bounds: dict[str, float]) -> list[Gate]:
+    """The thresholds that were set; a value that everything meets sets none."""
+    gates = []
+    if options.min_accuracy > 0:
+        gates.append(Gate("accuracy", "--min-accuracy", options.min_accuracy, greater_is_better=True))
+    if options.max_accuracy_drop < 100:
+        gates.append(Gate("accuracy_drop", "--max-accuracy-drop", options.max_accuracy_drop, greater_is_better=False))
+    if options.max_fooling_rate < 1:
+        gates += [
+            Gate(f"{attack}/fooling_rate", "--max-fooling-rate", options.max_fooling_rate, greater_is_better=False)
+            for attack in bounds or TABLE_ATTACKS
+        ]
+    if options.min_perturbation_ratio > 0:
+        option, limit = "--min-perturbation-ratio", options.min_perturbation_ratio
+        gates += [Gate(f"{attack}/ratio", option, limit, greater_is_better=True) for attack in TABLE_ATTACKS]
+    return gates
+
+
+def _unmet(gates: Sequence[Gate], proof: Proof) -> list[str]:
+    """Every threshold that is not met, and what is missing to tell, each with its reason once."""
+    unmet: list[str] = []
+    missing: dict[tuple[str, str], list[str]] = {}
+    for gate in gates:
+        if gate.metric not in proof.metrics:
+            reason = proof.missing[gate.metric]
+            missing.setdefault((gate.option, reason), []).append(gate.metric)
+        elif not registry.meets(proof.metrics[gate.metric], gate.limit, gate.greater_is_better):
+            unmet.append(gate.unmet(proof.metrics[gate.metric]))
+    return unmet + [f"{', '.join(metrics)} for {option}: {reason}" for (option, reason), metrics in missing.items()]
+
+
+def _bounds(text: str) -> dict[str, float]:
+    """Perturbation bounds by attack, each in the attack's own norm.
+
+    Raises
+    ------
+    InputError
+        Not of the form ATTACK=BOUND, or no positive number.
+    """
+    if not text:
+        return {}
+    bounds = {}
+    for attack, value in by_name("budget", text, TABLE_ATTACKS).items():
+        try:
+            bounds[attack] = float(value)
+        except ValueError:
+            bounds[attack] = 0.0
+        if not attack or not 0 < bounds[attack] < math.inf:
+            raise InputError(f"--budget {text}: give attacks and bounds above 0, as bim_a=0.03,jsma=40")
+    return bounds

@@ -17,7 +17,7 @@ from advtrack.stages.by_name import by_name
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.fold import CODE_VERSION, Fold, Task, chosen_folds, split_store, trained_fold
-from advtrack.stages.predictions import mean_and_spread, pooled_confusion
+from advtrack.stages.predictions import mean_and_spread, pooled
 from advtrack.tracking import registry, runs
 from advtrack.training.fit import Settings
 
@@ -183,12 +183,13 @@ def train_folds(
         if stage.reused:
             folds = read_folds(stage.run_id)
         else:
-            stage.dataset(options.dataset, store.data_digest, str(store.path))
+            stage.dataset(options.dataset, store.data_digest, str(store.path), store.digest)
             folds = [trained_fold(task, k, number, stage) for k in range(options.repeats) for number in numbers]
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             stage.metrics({"folds": len(folds), **mean_and_spread("test_accuracy", [f.test_accuracy for f in folds])})
             stage.metrics(mean_and_spread("test_macro_f1", [fold.test_macro_f1 for fold in folds]))
-            matrix = pooled_confusion([fold.run_id for fold in folds], store.classes)
+            matrix, interval = pooled([fold.run_id for fold in folds], store.classes)
+            stage.metrics(interval)
             stage.data(confusion_figure(matrix, store.classes), "confusion.png")
         for fold in folds:
             if version := registry.version(task.name, fold.version):

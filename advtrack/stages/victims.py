@@ -82,3 +82,11 @@ def recipe(version: registry.Registered) -> dict[str, str]:
 def _protocol(version: registry.Registered) -> str:
     """Whose folds a victim was trained on: the paper's, before there were others to name."""
     return version.tags.get("protocol", "paper")
+
+
+def plain_victim(version: registry.Registered) -> registry.Registered | None:
+    """The plainly trained victim that differs from this one in nothing but its training, if ``standard`` is that."""
+    standard = registry.by_alias(version.name, registry.STANDARD)
+    if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
+        return None
+    return standard

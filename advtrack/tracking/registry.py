@@ -10,13 +10,21 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import MetricThreshold
+from mlflow.models.evaluation import EvaluationResult
+from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
-from advtrack.tracking.runs import whole
+from advtrack.tracking.runs import rerun_of, whole
 
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
+
+_ABOUT = (
+    "Audio classifiers by advtrack, named after data set, representation and network: a version per trained fold, "
+    "plain or adversarial. `standard` and `robust` are the two compared, `champion` is the one promoted."
+)
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,24 @@ def model_name(dataset: str, representation: str, model: str) -> str:
 def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], description: str) -> Registered:
     """Make a new version of ``name`` from a logged model."""
     client = MlflowClient()
+    model_id = model_uri.removeprefix("models:/") if model_uri.startswith("models:/") else None
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    texts = {k: str(v) for k, v in tags.items()} | ({"rerun_of": rerun_of()} if rerun_of() else {})
+    # A tracking server takes no version of a model without the model's own identifier.
     created = client.create_model_version(
-        name, model_uri, run_id, tags={k: str(v) for k, v in tags.items()}, description=description
+        name, model_uri, run_id, tags=texts, description=description, model_id=model_id
     )
     return _registered(created)
 
 
 def set_alias(victim: Registered, alias: str) -> None:
-    """Point ``alias`` at a version."""
-    MlflowClient().set_registered_model_alias(victim.name, alias, victim.version)
+    """Point ``alias`` at a version; a run that repeats another moves none."""
+    if not rerun_of():
+        MlflowClient().set_registered_model_alias(victim.name, alias, victim.version)
 
 
 def by_alias(name: str, alias: str) -> Registered | None:
@@ -148,9 +160,21 @@ def download(victim: Registered) -> Path:
 
 
 def tag(victim: Registered, values: Mapping[str, Any]) -> None:
-    """Set tags of a version."""
+    """Set tags of a version; a run that repeats another sets those of its own versions only."""
+    if rerun_of() and victim.tags.get("rerun_of") != rerun_of():
+        return
     for key, value in values.items():
         MlflowClient().set_model_version_tag(victim.name, victim.version, key, str(value))
+
+
+def meets(value: float, limit: float, greater_is_better: bool) -> bool:
+    """Whether a metric passes MLflow's validation against a threshold; NaN never does."""
+    threshold = MetricThreshold(threshold=limit, greater_is_better=greater_is_better)
+    try:
+        mlflow.validate_evaluation_results({"metric": threshold}, EvaluationResult({"metric": value}, {}))
+    except ModelValidationFailedException:
+        return False
+    return True
 
 
 def _registered(found: ModelVersion) -> Registered:

@@ -8,137 +8,31 @@ import logging
 import math
 import os
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import sleep
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
-from advtrack.errors import InputError, reason
 from advtrack.processes import Process
+from advtrack.tracking.connection import experiment_id, impatient
 
 logger = logging.getLogger("advtrack")
 
-EXPERIMENT = "advtrack"
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
-_PROBE_SECONDS = 8
-
-
-def connect() -> None:
-    """Check that the tracking store answers, before any work is done.
-
-    Raises
-    ------
-    InputError
-        It does not answer, or cannot be written. The message names it.
-    """
-    uri = store_uri()
-    try:
-        if uri.startswith(("http://", "https://")):
-            _check_answers(f"{uri.rstrip('/')}/health")
-        if uri.startswith("sqlite:///"):
-            _check_writable(Path(uri.removeprefix("sqlite:///")))
-        with _impatient():
-            try:
-                _experiment_id()
-            except InputError:
-                raise
-            except Exception:  # each database driver has its own
-                if not uri.startswith("sqlite:///"):
-                    raise
-                sleep(2)  # another process may be making the tables at this very moment
-                _experiment_id()
-    except InputError:
-        raise
-    except Exception as error:  # MLflow lets each database driver's own through
-        raise InputError(
-            f"the MLflow tracking store {uri} cannot be used ({reason(error)}); start it, or set MLFLOW_TRACKING_URI"
-        ) from error
-
-
-def store_uri() -> str:
-    """Address of the tracking store in use."""
-    return mlflow.get_tracking_uri()
-
-
-@contextmanager
-def answering() -> Iterator[None]:
-    """Say in one line that the tracking store failed in the middle of the work.
-
-    Raises
-    ------
-    InputError
-        It failed; what is done so far is kept, and the same command goes on with it.
-    """
-    try:
-        yield
-    except MlflowException as error:
-        raise InputError(
-            f"the MLflow tracking store {store_uri()} failed ({reason(error)}); once it answers, run the "
-            "command again: it goes on where it was"
-        ) from error
-
-
-def _check_answers(address: str) -> None:
-    try:
-        urllib.request.urlopen(address, timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:  # anything less is an answer all the same
-            raise
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow's client gives up at once; by default it retries for minutes."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_PROBE_SECONDS)}
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update(limits)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _check_writable(database: Path) -> None:
-    target = database if database.exists() else database.parent
-    if not os.access(target, os.W_OK):
-        raise PermissionError(f"{target} is not writable")
-
-
-def _experiment_id() -> str:
-    """The experiment new runs go to: the one ``mlflow run`` chose, or ours, created once."""
-    if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return given
-    client = MlflowClient()
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        if found.lifecycle_stage == "deleted":
-            raise InputError(
-                f"the experiment {EXPERIMENT} is deleted: restore it with mlflow experiments restore "
-                f"--experiment-id {found.experiment_id}, or choose another with MLFLOW_EXPERIMENT_ID"
-            )
-        return found.experiment_id
-    try:
-        return client.create_experiment(EXPERIMENT)
-    except MlflowException:  # another process was faster
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            raise
-        return found.experiment_id
+#: The run that is repeated at the moment, if any.
+_RERUN_OF: ContextVar[str] = ContextVar("rerun_of", default="")
 
 
 @dataclass(frozen=True)
@@ -174,10 +68,11 @@ class StageRun:
         tags = [RunTag(_PREFIX + k, str(v)) for k, v in values.items()]
         MlflowClient().log_batch(self.run_id, tags=tags)
 
-    def dataset(self, name: str, digest: str, source: str) -> None:
-        """Log the data set the stage read as an input of the run."""
+    def dataset(self, name: str, digest: str, source: str, manifest_digest: str = "") -> None:
+        """Log the data set the stage read as an input of the run; ``manifest_digest`` is that of its spectrograms."""
         entity = Dataset(name=name, digest=digest[:36], source_type="local", source=json.dumps({"uri": source}))
-        MlflowClient().log_inputs(self.run_id, [DatasetInput(entity, tags=[])])
+        tags = [InputTag("manifest_digest", manifest_digest)] if manifest_digest else []
+        MlflowClient().log_inputs(self.run_id, [DatasetInput(entity, tags)])
 
     def text(self, content: str, path: str) -> None:
         """Log an artifact from its text."""
@@ -203,8 +98,8 @@ class StageRun:
         interrupted = None if fresh else _interrupted({"fold_key": key})
         run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
-        with _closing(StageRun(run_id)) as run:
-            run.tags({**tags, "fold_key": key, **_process()})
+        with _closing(StageRun(run_id)) as run, _measured(run_id):
+            run.tags({**tags, "fold_key": key, **_provenance()})
             yield run
 
 
@@ -253,10 +148,25 @@ def stage_run(
         return
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
-    with _closing(StageRun(run_id)) as run:
-        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_process()})
+    with _closing(StageRun(run_id)) as run, _measured(run_id):
+        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_provenance()})
         run.params(params)
         yield run
+
+
+@contextmanager
+def rerunning(run_id: str) -> Iterator[None]:
+    """Repeat a run: runs made meanwhile stand beside all others, are never found, and move nothing in the registry."""
+    before = _RERUN_OF.set(run_id)
+    try:
+        yield
+    finally:
+        _RERUN_OF.reset(before)
+
+
+def rerun_of() -> str:
+    """The run that is repeated at the moment, or nothing."""
+    return _RERUN_OF.get()
 
 
 @contextmanager
@@ -274,7 +184,7 @@ def umbrella(stage: str) -> Iterator[None]:
 def explain(stage: str, message: str) -> None:
     """Tell the run that ``mlflow run`` made, if a command failed before its stage took that run over."""
     if attached := os.environ.pop("MLFLOW_RUN_ID", None):
-        with _impatient(), suppress(MlflowException):  # the store itself may be what failed, and that has been said
+        with impatient(), suppress(MlflowException):  # the store itself may be what failed, and that has been said
             StageRun(attached).tags({"stage": stage, "failure": message[:500]})
 
 
@@ -285,14 +195,18 @@ def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
 
 
 def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
-    """Runs of all experiments with these tags, newest first; those that only reused another are left out."""
+    """Runs of all experiments with these tags, newest first, but those that only reused or repeated another."""
+    found = _all(tags, status)
+    return [run for run in found if not {_PREFIX + "reused_from", _PREFIX + "rerun_of"} & run.data.tags.keys()]
+
+
+def _all(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
     clauses = [f"tags.`{_PREFIX}{name}` = '{value}'" for name, value in tags.items()]
     if status:
         clauses.append(f"attributes.status = '{status}'")
     client, query, newest = MlflowClient(), " and ".join(clauses), ["attributes.start_time DESC"]
     experiments = [one.experiment_id for one in whole(lambda page: client.search_experiments(page_token=page))]
-    found = whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
-    return [run for run in found if _PREFIX + "reused_from" not in run.data.tags]
+    return whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
 
 
 def whole(search: Callable[[str | None], PagedList[Any]]) -> list[Any]:
@@ -315,10 +229,18 @@ def exists(run_id: str) -> bool:
     try:
         get(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
         raise
     return True
+
+
+def finished(run_id: str) -> Run | None:
+    """A run that has ended well and is not deleted, or None."""
+    if not exists(run_id):
+        return None
+    run = get(run_id)
+    return run if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active" else None
 
 
 def inputs(run_id: str) -> list[tuple[str, str, str]]:
@@ -328,9 +250,25 @@ def inputs(run_id: str) -> list[tuple[str, str, str]]:
     return [(dataset.name, dataset.digest, json.loads(dataset.source)["uri"]) for dataset in found]
 
 
+def seconds(run: Run) -> float:
+    """How long a finished run took."""
+    return (run.info.end_time - run.info.start_time) / 1000
+
+
 def tag(run: Run, name: str) -> str | None:
     """A tag of this project's name space."""
     return run.data.tags.get(_PREFIX + name)
+
+
+def params(run: Run) -> dict[str, str]:
+    """The parameters of a run as its stage resolved them."""
+    given = {name: text.strip("'") for name, text in run.data.params.items()}
+    return given | prefixed_tags(run, "resolved.")
+
+
+def parent(run: Run) -> str:
+    """The run that a fold is nested under."""
+    return run.data.tags["mlflow.parentRunId"]
 
 
 def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
@@ -344,13 +282,22 @@ def artifacts(run_id: str, folder: str) -> set[str]:
     return {found.path for found in MlflowClient().list_artifacts(run_id, folder)}
 
 
+def files(run_id: str, folder: str = "") -> Iterator[str]:
+    """Paths of all artifacts of a run that are no folders."""
+    for found in MlflowClient().list_artifacts(run_id, folder):
+        if found.is_dir:
+            yield from files(run_id, found.path)
+        else:
+            yield found.path
+
+
 def read_artifact(run_id: str, path: str) -> bytes:
     """The bytes of an artifact."""
     return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)).read_bytes()
 
 
 def _create(stage: str) -> str:
-    return MlflowClient().create_run(_experiment_id(), run_name=stage).info.run_id
+    return MlflowClient().create_run(experiment_id(), run_name=stage).info.run_id
 
 
 def _interrupted(tags: Mapping[str, str]) -> str | None:
@@ -374,16 +321,17 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _process() -> dict[str, Any]:
-    """Tags that tell whether a run's process lives."""
+def _provenance() -> dict[str, Any]:
+    """Tags that tell whether a run's process lives, and which run it repeats."""
     process = Process.this()
-    return {"pid": process.pid, "pid_since": process.since, "host": process.host}
+    repeated = {"rerun_of": rerun_of()} if rerun_of() else {}
+    return {"pid": process.pid, "pid_since": process.since, "host": process.host, **repeated}
 
 
 def _reap() -> None:
     """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
     host = socket.gethostname()
-    for run in find({"host": host}, status="RUNNING"):
+    for run in _all({"host": host}, status="RUNNING"):
         pid, since = tag(run, "pid"), tag(run, "pid_since")
         if pid and since and not Process(host, int(pid), float(since)).lives():
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
@@ -405,3 +353,16 @@ def _closing(run: StageRun) -> Iterator[StageRun]:
         client.set_terminated(run.run_id, status="FAILED")
         raise
     client.set_terminated(run.run_id, status="FINISHED")
+
+
+@contextmanager
+def _measured(run_id: str) -> Iterator[None]:
+    """Log what the machine does meanwhile, as metrics ``system/...``, every ten seconds and at the end."""
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+    monitor.publish_metrics(monitor.aggregate_metrics())  # of a short run the only ones
+    monitor.mlflow_logger.flush()

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 
 from advtrack.cli import cli
@@ -69,3 +71,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, 
     """A working folder in which the pipeline has run, and what it printed."""
     for here in place(tmp_path_factory.mktemp("pipeline")):
         yield here, here.advtrack("main", "--overrides", OVERRIDES)
+
+
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the layout of ESC-50: two classes, tones and noise, twenty recordings each."""
+    folder, random = tmp_path_factory.mktemp("few"), np.random.default_rng(0)
+    (folder / "audio").mkdir()
+    (folder / "meta").mkdir()
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    for i in range(40):
+        time = np.arange(8000) / 8000
+        sound = np.sin(2 * np.pi * (200 + 50 * i) * time) if i % 2 else random.normal(size=8000)
+        soundfile.write(folder / "audio" / f"{i}.wav", sound / 4, 8000)
+        rows.append(f"{i}.wav,{1 + i % 5},{i % 2},{'tone' if i % 2 else 'noise'},True,{i},A")
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Place]:
+    """As `empty`, for all tests of a module."""
+    folder = tmp_path_factory.mktemp("lasting")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    yield from place(folder)

@@ -1,13 +1,9 @@
 """Processes that search together, on every kind of storage, and what is left of one that is killed."""
 
 import json
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,32 +19,6 @@ SEARCHER = Path(__file__).with_name("searcher.py")
 # 22 of 24 samples are needed; they lie evenly in the logarithm between 10**-2.7 and 10**-0.7.
 NEEDED = 10 ** np.linspace(-2.7, -0.7, 24)[21]
 TOLERANCE = 0.05
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    """A PostgreSQL server of its own; the address of its database."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("no PostgreSQL server is installed here (Debian's package is called postgresql)")
-    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder = Path(tempfile.mkdtemp(prefix="advtrack-pg-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    if as_postgres:
-        shutil.chown(folder, "postgres")
-
-    def pg(*command):
-        subprocess.run([*as_postgres, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    data = str(folder / "data")
-    pg(str(found[-1] / "initdb"), "-D", data, "-A", "trust", "-U", "advtrack")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    pg(str(found[-1] / "pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-    yield f"postgresql://advtrack@127.0.0.1:{port}/postgres"
-    pg(str(found[-1] / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite"])

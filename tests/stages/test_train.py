@@ -10,7 +10,7 @@ import pytest
 from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
 from advtrack.stages import adversarial_train, fold
-from advtrack.stages.predictions import pooled_confusion, read_predictions
+from advtrack.stages.predictions import pooled, read_predictions
 from advtrack.stages.train import Training, read_folds, train_folds, weights_digest
 from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
@@ -176,6 +176,25 @@ def test_every_fold_knows_its_training(train):
     assert len({version.tags["train_run"] for version in registry.versions(NAME)}) == 1
 
 
+def test_a_fold_leaves_all_that_tells_what_it_is_and_how_it_came_to_be(train, store):
+    train(eps=0.1)
+    (fold,) = runs.find({"stage": "fold"})
+    assert (fold.data.params["epochs"], fold.data.params["fold"], fold.data.params["eps"]) == ("2", "0", "0.1")
+    for name in ("train_loss", "stop_loss", "stop_accuracy"):
+        assert [metric.step for metric in store.get_metric_history(fold.info.run_id, name)] == [1, 2]
+    assert fold.data.metrics["system/cpu_utilization_percentage"] >= 0
+    assert fold.data.metrics["system/system_memory_usage_megabytes"] > 0
+    (given,) = fold.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("sounds", "data digest")
+    assert [(tag.key, tag.value) for tag in given.tags] == [("manifest_digest", "digest")]
+    (version,) = registry.versions(NAME)
+    told = {name: version.tags[name] for name in ("training", "fold", "repeat", "eps", "data_digest")}
+    assert told == {"training": "adversarial", "fold": "0", "repeat": "0", "eps": "0.1", "data_digest": "data digest"}
+    assert float(version.tags["accuracy"]) == pytest.approx(fold.data.metrics["test_accuracy"], abs=1e-4)
+    assert "adversarial training, fold 0" in store.get_model_version(NAME, "1").description
+    assert "`champion`" in store.get_registered_model(NAME).description
+
+
 def test_adversarial_training_takes_the_plain_victims_spectrograms(store, monkeypatch):
     """However many others there are."""
     asked = []
@@ -214,7 +233,9 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
         assert metrics[name] == pytest.approx(np.mean(values))
         assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
     assert {"confusion.png", "folds.json"} <= runs.artifacts(official, "")
-    matrix = pooled_confusion([fold.run_id for fold in folds], Store.classes)
+    matrix, interval = pooled([fold.run_id for fold in folds], Store.classes)
+    assert interval == {name: metrics[name] for name in ("test_accuracy_low", "test_accuracy_high")}
+    assert interval["test_accuracy_low"] <= metrics["test_accuracy"] <= interval["test_accuracy_high"]
     assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"])
 
 

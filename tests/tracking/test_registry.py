@@ -1,9 +1,14 @@
 """The registry in a real MLflow store: versions, aliases, and how a victim is found or asked for."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from advtrack.errors import InputError
-from advtrack.tracking import registry
+from advtrack.tracking import registry, runs
 from advtrack.tracking.registry import by_alias, dataset_of, resolve, set_alias, versions
 
 
@@ -74,3 +79,52 @@ def test_representations_that_end_alike_are_told_apart(registered):
     assert registry.datasets_of("stft", "alexnet") == ["synthetic"]
     assert registry.datasets_of("stft_tonnetz", "alexnet") == ["esc10"]
     assert registry.datasets_of("tonnetz", "alexnet") == []
+
+
+def test_a_run_that_repeats_another_moves_no_alias_and_marks_its_versions(registered):
+    first = registered(alias="standard")
+    with runs.rerunning("other"):
+        second = registered(alias="standard")
+        registry.tag(first, {"fold": 7})
+        registry.tag(second, {"fold": 8})
+    assert by_alias(first.name, "standard") == first  # with the tags it had
+    assert registry.version(first.name, second.version).tags == {"fold": "8", "rerun_of": "other"}
+    registry.tag(registry.version(first.name, second.version), {"fold": 9})  # as any other from now on
+    assert registry.version(first.name, second.version).tags["fold"] == "9"
+
+
+def test_a_deleted_version_is_nowhere_and_takes_its_alias_with_it(registered, store):
+    first, second = registered(alias="standard"), registered()
+    store.delete_model_version(first.name, first.version)
+    assert by_alias(first.name, "standard") is None is registry.version(first.name, first.version)
+    assert [v.version for v in versions(first.name)] == [second.version]
+    with pytest.raises(InputError, match=r"has the versions 2; choose one of them"):
+        resolve(first.name, first.version, "do it")
+    assert registered().version == "3"  # numbers are not given twice
+
+
+def test_two_processes_register_at_once(registered, tmp_path):
+    """In one SQLite file, and a model that neither of them has seen."""
+    registered()
+    program = (
+        "from advtrack.tracking import registry; import sys\n"
+        "for fold in range(5):\n"
+        "    registry.register('crowded', 'runs:/' + sys.argv[1] + '/victim', sys.argv[1], {'fold': fold}, 'a fold')"
+    )
+    command = [sys.executable, "-c", program, versions("synthetic-stft-alexnet")[0].run_id]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert sorted(int(v.version) for v in versions("crowded")) == list(range(1, 11))
+    assert sorted(v.tags["fold"] for v in versions("crowded")) == sorted("01234" * 2)
+
+
+@pytest.mark.parametrize(("value", "limit", "greater"), [(0.5, 0.5, True), (0.5, 0.5, False), (0.6, 0.5, True)])
+def test_a_threshold_is_met_on_its_very_value(value, limit, greater):
+    assert registry.meets(value, limit, greater)
+
+
+@pytest.mark.parametrize("greater", [True, False])
+def test_a_value_on_the_wrong_side_or_of_no_number_meets_nothing(greater):
+    assert not registry.meets(0.4 if greater else 0.6, 0.5, greater)
+    assert not registry.meets(float("nan"), 0.5, greater)

@@ -2,21 +2,17 @@
 
 import os
 import socket
-import stat
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
-from pathlib import Path
-from time import monotonic
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
-from advtrack.tracking import runs
-from advtrack.tracking.runs import connect, find, resume_key, stage_run, umbrella
+from advtrack.tracking import connection, runs
+from advtrack.tracking.runs import find, resume_key, stage_run, umbrella
 
 KEY = {"digest": "abc", "lr": 0.1}
 
@@ -73,7 +69,7 @@ def test_a_stage_is_a_finished_run_with_all_it_needs_to_be_found(store):
         "resume_key": resume_key("train", 1, KEY),
     }
     assert done.info.run_name == "train synthetic-stft"
-    assert store.get_experiment(done.info.experiment_id).name == runs.EXPERIMENT
+    assert store.get_experiment(done.info.experiment_id).name == connection.EXPERIMENT
 
 
 def test_what_a_stage_logs_can_be_read_back(store):
@@ -160,7 +156,7 @@ def test_an_interrupted_run_is_continued_under_its_id(store, caplog, error):
 
 def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_later(store, monkeypatch):
     told = pytest.raises(InputError, match=r"failed \(gone\); once it answers")
-    with monkeypatch.context() as patch, told, runs.answering(), stage() as run:
+    with monkeypatch.context() as patch, told, connection.answering(), stage() as run:
         patch.setattr(MlflowClient, "log_batch", lambda *arguments, **options: _raise(MlflowException("gone")))
         run.metrics({"loss": 1.0})
     assert status(run.run_id) == "RUNNING"
@@ -341,128 +337,28 @@ def test_find_goes_through_all_experiments_newest_first(store, monkeypatch):
     assert find({"stage": "train", "dataset": "esc10"}) == [] == find({"stage": "train"}, status="FAILED")
 
 
-# The store
+# Repeating
 
 
-def test_a_store_that_works_is_connected_to_without_leaving_runs(store):
-    connect()
-    connect()
-    assert count(store) == 0
-    assert [e.name for e in store.search_experiments()].count(runs.EXPERIMENT) == 1
+def test_runs_that_repeat_another_are_never_found_or_continued_but_closed(store):
+    first = finished()
+    with runs.rerunning(first), stage(force=True) as again, again.child("fold 0", "k", {}, fresh=True) as child:
+        pass
+    assert runs.rerun_of() == ""
+    for made in (again, child):
+        assert runs.tag(runs.get(made.run_id), "rerun_of") == first
+    assert [found.info.run_id for found in find({"stage": "train"})] == [first] and not find({"fold_key": "k"})
+    with stage() as reused:
+        assert reused.run_id == first
+    store.update_run(again.run_id, status="RUNNING")
+    store.set_tag(again.run_id, "advtrack.pid", str(dead_pid()))
+    assert finished(key={"digest": "other"}) and status(again.run_id) == "KILLED"
 
 
-@pytest.fixture
-def answering(monkeypatch):
-    """Servers on the loopback address that give one answer to everything, or none; their address."""
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    listeners, held = [], []
-
-    def start(answers):
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
-
-        def loop():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                asked = connection.recv(4096)
-                answer = answers.get(asked.split(b" ")[1] if b" " in asked else b"", answers.get(b""))
-                if answer is None:
-                    held.append(connection)
-                else:
-                    connection.sendall(answer)
-                    connection.close()
-
-        threading.Thread(target=loop, daemon=True).start()
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for opened in (*listeners, *held):
-        opened.close()
-
-
-def http(code, body=b""):
-    return b"HTTP/1.1 %d x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (code, len(body), body)
-
-
-def refused(uri):
-    start = monotonic()
-    with pytest.raises(InputError) as caught:
-        connect()
-    assert monotonic() - start < 10
-    assert f"the MLflow tracking store {uri} cannot be used" in str(caught.value)
-    assert "MLFLOW_TRACKING_URI" in str(caught.value) and "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_a_server_that_is_down_is_named(point_to, answering):
-    point_to("http://127.0.0.1:9")
-    assert "refused" in refused("http://127.0.0.1:9")
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        {b"": http(503)},
-        {b"": http(404)},
-        {b"": http(200, b"<html>")},
-        {b"": b"SSH-2.0-OpenSSH\r\n"},
-        {b"/health": http(200, b"OK"), b"": http(500, b"the database is gone")},  # MLflow's client would try again
-    ],
-)
-def test_a_server_that_answers_amiss_is_named(point_to, answering, answers):
-    uri = answering(answers)
-    point_to(uri)
-    refused(uri)
-
-
-def test_a_server_that_answers_amiss_is_named_when_the_experiment_is_given_too(point_to, answering, monkeypatch):
-    uri = answering({b"": http(503)})
-    point_to(uri)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "1")
-    assert "503" in refused(uri)
-
-
-def test_a_server_that_does_not_answer_is_named_in_time(point_to, answering, monkeypatch):
-    assert runs._PROBE_SECONDS < 10
-    monkeypatch.setattr(runs, "_PROBE_SECONDS", 1)
-    for answers in ({}, {b"/health": http(200, b"OK")}):
-        uri = answering(answers)
-        point_to(uri)
-        assert "timed out" in refused(uri)
-    assert not {"MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"} & os.environ.keys()
-
-
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:port", "foo://bar", "sqlite:////nowhere/at/all/mlflow.db"])
-def test_an_address_of_nothing_is_named(point_to, uri):
-    point_to(uri)
-    refused(uri)
-
-
-def test_a_file_that_is_no_database_is_named(point_to, tmp_path):
-    (tmp_path / "mlflow.db").write_text("no database at all " * 99)
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    point_to(uri)
-    assert "not a database" in refused(uri)
-
-
-@pytest.fixture
-def read_only(tmp_path):
-    """A folder that nothing can be written to."""
-    folder = tmp_path / "read_only"
-    folder.mkdir()
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    if os.access(folder, os.W_OK):
-        pytest.skip("permission bits do not bind this user (root): nothing is read-only to it")
-    yield folder
-    folder.chmod(stat.S_IRWXU)
-
-
-def test_a_read_only_folder_is_named(point_to, read_only):
-    uri = f"sqlite:///{read_only / 'mlflow.db'}"
-    point_to(uri)
-    assert "not writable" in refused(uri)
-    assert not list(Path(read_only).iterdir())
+def test_what_a_run_holds_can_be_listed(store):
+    with stage() as run:
+        run.text("a\n", "deep/er/table.csv")
+        run.text("b\n", "table.csv")
+    assert sorted(runs.files(run.run_id)) == ["deep/er/table.csv", "table.csv"]
+    assert runs.params(runs.get(run.run_id)) == {"lr": "0.1"}
+    assert runs.finished(run.run_id) and not runs.finished(failed(key={"other": 1})) and not runs.finished("nonsense")

@@ -1,0 +1,105 @@
+"""What the runs and the registry hold of one cell: its victims, their folds, and the searches on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from advtrack.attacks import TABLE_ATTACKS
+from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
+from advtrack.stages.attack import find_records, sample_rows
+from advtrack.stages.fold import Fold
+from advtrack.stages.predictions import read_predictions
+from advtrack.stages.train import DEFAULTS, read_folds
+from advtrack.stages.victims import recipe
+from advtrack.tracking import registry, runs
+
+logger = logging.getLogger("advtrack")
+
+
+def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]:
+    """The plainly and the adversarially trained victim of one cell, with their attacks, as far as they are there."""
+    name = registry.model_name(dataset, representation, model)
+    kinds: tuple[tuple[str, Training], ...] = ((registry.STANDARD, "plain"), (registry.ROBUST, "adversarial"))
+    plain = registry.by_alias(name, registry.STANDARD)
+    records = []
+    for alias, training in kinds:
+        version = registry.by_alias(name, alias)
+        if version is None or plain is None:
+            continue
+        if recipe(version) != recipe(plain):
+            logger.warning(
+                "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
+            )
+            continue
+        attacks = {name: _with_clips(record) for name, record in find_records(version, TABLE_ATTACKS).items()}
+        params = runs.get(version.run_id).data.params
+        records.append(
+            VictimRecord(
+                dataset=dataset,
+                representation=representation,
+                model=model,
+                training=training,
+                folds=tuple(_fold(fold) for fold in read_folds(version.tags["train_run"])),
+                fold=int(version.tags["fold"]),
+                version=version.version,
+                run_id=version.tags["train_run"],
+                settings={name: params.get(name, default) for name, default in DEFAULTS.items()},
+                attacks=attacks,
+                masking=_masking(attacks),
+                basis=_basis(version),
+            )
+        )
+    return records
+
+
+def _basis(version: registry.Registered) -> dict[str, str]:
+    """What all results on one data set have to have in common."""
+    ((_, digest, _),) = runs.inputs(version.run_id)
+    code = runs.tag(runs.get(version.tags["train_run"]), "code_version")
+    return {
+        "data digest": digest,
+        "protocol": version.tags.get("protocol", "paper"),
+        "seed": version.tags["seed"],
+        "training code": code or "unknown",
+    }
+
+
+def _fold(fold: Fold) -> FoldRecord:
+    """A fold with what it said of each test clip."""
+    rows = read_predictions(fold.run_id)
+    return FoldRecord(
+        fold.fold,
+        fold.repeat,
+        fold.run_id,
+        fold.test_accuracy,
+        tuple(row["source"] for row in rows),
+        tuple(row["class"] == row["predicted"] for row in rows),
+    )
+
+
+def _with_clips(record: AttackRecord) -> AttackRecord:
+    """The record with what its search showed clip by clip, if it was made since that is kept."""
+    rows = sample_rows(record)
+    if not all(row.get("perturbation") for row in rows):
+        return record
+    clips = StruckClips(
+        names=tuple(row["clip"] for row in rows),
+        recordings=tuple(row["source"] for row in rows),
+        success=tuple(row["success"] == "True" for row in rows),
+        perturbation=tuple(float(row["perturbation"]) for row in rows),
+        fooled_at=tuple(float(row["fooled_at"]) for row in rows),
+        resisted_at=tuple(float(row["resisted_at"]) for row in rows),
+        under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
+    )
+    return replace(record, clips=clips)
+
+
+def _masking(attacks: Mapping[str, AttackRecord]) -> dict[str, bool]:
+    """The signs of masked gradients in the runs that attacked a victim."""
+    found = {
+        run_id: runs.prefixed_tags(runs.get(run_id), "masking.") for run_id in {a.run_id for a in attacks.values()}
+    }
+    names = sorted({name for signs in found.values() for name in signs})
+    return {name: any(signs.get(name) == "True" for signs in found.values()) for name in names}
