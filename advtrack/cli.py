@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
@@ -14,7 +16,7 @@ import click
 
 from advtrack import __version__
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.data import DATASETS
+from advtrack.data import DATASETS, PROTOCOLS
 from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
@@ -38,6 +40,18 @@ class _Number(click.FloatRange):
         if number != number:
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
+
+
+class _Folds(click.ParamType):
+    """'all', a number, or names such as 'fold1,fold3'; which there are depends on the data set."""
+
+    name = "folds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        text = str(value)
+        if not re.fullmatch(r"all|[1-9]\d*|fold\d+(,fold\d+)*", text):
+            self.fail(f"{text!r} is neither 'all', nor how many, nor which, as 'fold1,fold3'.", param, ctx)
+        return text
 
 
 RATE = _Number(0, 1)
@@ -104,7 +118,23 @@ _training = _options(
         show_default=True,
         help="imagenet, none or a file; with exceptions by model, as imagenet,resnet56=none.",
     ),
-    click.option("--folds", type=click.IntRange(1, 5), default=5, show_default=True, help="How many of the five."),
+    click.option(
+        "--protocol",
+        type=_choice(PROTOCOLS),
+        default="paper",
+        show_default=True,
+        help="30% test and five folds in the rest, or the publisher's folds as test sets.",
+    ),
+    click.option(
+        "--folds", type=_Folds(), default="all", show_default=True, help="How many, or which, as fold1,fold3."
+    ),
+    click.option(
+        "--repeats",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Of all folds, each with a seed of its own: --seed and those after it.",
+    ),
     click.option("--epochs", type=click.IntRange(1), default=30, show_default=True),
     click.option(
         "--patience",
@@ -115,6 +145,20 @@ _training = _options(
     ),
     click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
     click.option("--lr", type=_Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
+    click.option(
+        "--schedule",
+        type=_choice(("one_cycle", "cosine")),
+        default="one_cycle",
+        show_default=True,
+        help="Of the learning rate: up and down, or down.",
+    ),
+    click.option(
+        "--freeze-epochs",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="First epochs that train the head alone, with pretrained weights.",
+    ),
     click.option(
         "--augmentation",
         type=_choice(("all", "roll", "none")),
@@ -134,9 +178,14 @@ class _Plain(click.Group):
     """Bad input and bad usage end in one line and exit status 2; tracebacks only with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        from advtrack.processes import Terminated
+
         _prepare_logging()
         try:
             return super().invoke(ctx)
+        except Terminated:
+            click.echo("Terminated. The same command goes on from here.", err=True)
+            ctx.exit(128 + signal.SIGTERM)
         except (InputError, OSError, click.ClickException) as error:
             if ctx.params["debug"]:
                 raise
@@ -163,6 +212,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
     def tracked(**options: Any) -> None:
         from pathlib import Path
 
+        from advtrack.processes import terminable
         from advtrack.tracking.connection import answering, connect
 
         if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
@@ -172,7 +222,7 @@ def _stage(function: Callable[..., None]) -> Callable[..., None]:
 
             choose_device("cuda")
         connect()
-        with answering():
+        with terminable(), answering():
             function(**options)
 
     return tracked
@@ -229,6 +279,7 @@ def train(**options: Any) -> None:
 @_training
 @click.option("--eps", type=POSITIVE_RATE, default=DEFAULT_EPS, show_default=True, help="l-inf bound of FGSM.")
 @click.option("--alpha", type=POSITIVE_RATE, default=0.5, show_default=True, help="Weight of the clean term (Eq. 13).")
+@click.option("--random-eps", type=bool, default=False, show_default=True, help="Draw eps per batch, from 0 to --eps.")
 @_stage
 def adv_train(**options: Any) -> None:
     """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""
@@ -415,13 +466,13 @@ def main(**options: Any) -> None:
 
 def _check_ranges(values: dict[str, Any]) -> None:
     """Hold the values of a preset against the options of the same names."""
-    for command in (features, train, adv_train, attack):
-        for option in command.params:
-            if option.name in values:
-                try:
-                    option.type.convert(values[option.name], option, None)
-                except click.BadParameter as error:
-                    raise InputError(f"--overrides {option.name}={values[option.name]}: {error.message}") from None
+    # An attack's --protocol is another thing: the values are those of training.
+    options = {option.name: option for command in (attack, features, train, adv_train) for option in command.params}
+    for name in options.keys() & values.keys():
+        try:
+            options[name].type.convert(values[name], options[name], None)
+        except click.BadParameter as error:
+            raise InputError(f"--overrides {name}={values[name]}: {error.message}") from None
 
 
 def _train(stage: str, check: Callable[[Any], object], run: Callable[[Any], str], options: dict[str, Any]) -> None:

@@ -1,10 +1,15 @@
-"""Which process something belongs to, and whether that process still lives."""
+"""Which process something belongs to, whether that process still lives, and how this one takes its end."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import psutil
 
@@ -46,3 +51,45 @@ class Process:
             return abs(found.create_time() - self.since) < 2 and found.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as from a scheduler that wants the machine back; whatever ends on Ctrl-C ends on it."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated`, so that what is open gets closed."""
+
+    def leave(_: int, __: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def termination_put_off() -> Iterator[Callable[[], bool]]:
+    """Put SIGTERM off until the end of the block, which is told by the function it gets.
+
+    Signals are those of a process's main thread: in other threads none comes.
+
+    Raises
+    ------
+    Terminated
+        At the end of the block, if SIGTERM came meanwhile.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if came:
+        raise Terminated

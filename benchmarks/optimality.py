@@ -125,7 +125,8 @@ def main() -> None:
 
     chosen = choose(arguments)
     network, store = chosen.victim.network, chosen.store
-    test = split_store(store, chosen.victim.description.training["seed"]).test
+    training = chosen.victim.description.training
+    test = split_store(store, training["protocol"], training["seed"], training["fold"]).test
     listed = np.random.default_rng(0).permutation(test)[: arguments.clips]
     x, y = torch.from_numpy(store.images(listed)).to(chosen.device), torch.from_numpy(store.y[listed]).to(chosen.device)
     with torch.no_grad():

@@ -1,13 +1,16 @@
-"""Which processes live."""
+"""Which processes live, and how one takes its end."""
 
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psutil
+import pytest
 
-from advtrack.processes import Process
+from advtrack.processes import Process, Terminated, terminable, termination_put_off
 
 
 def test_this_process_lives_and_is_here():
@@ -26,3 +29,25 @@ def test_one_that_has_ended_does_not_live_even_unburied():
     assert not process.lives()
     child.communicate()
     assert not process.lives()
+
+
+def test_a_termination_is_put_off_to_the_end_of_the_block():
+    reached = False
+    with terminable():
+        with pytest.raises(Terminated), termination_put_off() as came:
+            assert not came()
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached = came()
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("SIGTERM did not raise")
+    assert reached
+
+
+def test_no_termination_comes_to_other_threads():
+    def work():
+        with termination_put_off() as came:
+            return came()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() is False

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from advtrack.data.clip import Dataset
 
 DATASETS = ("synthetic", "esc50", "urbansound8k")
+#: Whose folds: the paper's (30% test, five folds in the rest), or the publisher's own.
+PROTOCOLS = ("paper", "official")
 
 
 def load(name: str, folder: Path | str) -> Dataset:

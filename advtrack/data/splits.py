@@ -1,4 +1,4 @@
-"""The paper's split: 30% of the recordings are test, the other 70% are five development parts (section V)."""
+"""Who is trained on, who stops training early, who is tested: the paper's protocol, and the publishers' own folds."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from advtrack.data.clip import listed
 from advtrack.errors import InputError
+
+#: The paper's protocol (section V): this share of the recordings is test, the others are five development parts.
+_TEST_SHARE, PAPER_FOLDS = 0.3, 5
+#: Of the training recordings of a publisher's fold, the share that decides when training stops (ours).
+_STOP_SHARE = 0.15
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Indices of the clips on each side.
+    """Indices of the clips of one fold, int64 [n] each, sorted.
 
     Attributes
     ----------
+    train
+        Trained on.
+    stop
+        Decide which epoch is the best, and when training ends.
     test
-        int64 [n], sorted: the clips on which accuracy is reported, the same for every fold.
-    development
-        One sorted int64 array per fold: fold k stops early on part k and trains on the others.
+        Accuracy is reported on these.
     """
 
+    train: np.ndarray
+    stop: np.ndarray
     test: np.ndarray
-    development: tuple[np.ndarray, ...]
-
-    def train(self, fold: int) -> np.ndarray:
-        """Sorted indices that fold `fold` (from 0) trains on."""
-        return np.sort(np.concatenate([part for k, part in enumerate(self.development) if k != fold]))
-
-    def early_stopping(self, fold: int) -> np.ndarray:
-        """Sorted indices that decide when fold `fold` (from 0) stops."""
-        return self.development[fold]
 
 
-def split(
-    labels: Sequence[int] | np.ndarray,
-    sources: Sequence[str] | np.ndarray,
-    *,
-    seed: int,
-    folds: int = 5,
-    test_fraction: float = 0.3,
+def folds_of(protocol: str, published: np.ndarray) -> tuple[int, ...]:
+    """The numbers of a protocol's folds: 0 to 4 in the paper's, the publisher's own numbers in the official one."""
+    return tuple(range(PAPER_FOLDS)) if protocol == "paper" else tuple(int(fold) for fold in np.unique(published))
+
+
+def paper_split(
+    labels: Sequence[int] | np.ndarray, sources: Sequence[str] | np.ndarray, *, seed: int, fold: int
 ) -> Split:
-    """Divide clips into a test set and development parts, by recording and approximately stratified.
+    """One of five folds: 30% of the recordings are test in all of them; fold k stops early on part k of the others.
 
     Parameters
     ----------
@@ -51,40 +52,109 @@ def split(
     sources
         The recording [N] each clip was cut from; a recording lies in one part as a whole.
     seed
-        Decides which recordings go where.
-    folds
-        Number of development parts, at least 2.
-    test_fraction
-        Fraction of the clips that is test, between 0 and 1.
+        Decides which recordings go where, approximately stratified.
+    fold
+        From 0 to 4.
 
     Raises
     ------
     InputError
-        If there are fewer than two folds, the fraction is no fraction, a class has fewer than two recordings (one
-        for each side), or there are too few recordings to fill every part.
+        If a class has fewer than two recordings, one for each side, or there are too few recordings to fill every part.
     """
     labels, sources = np.asarray(labels), np.asarray(sources)
-    if len(labels) != len(sources):
-        raise ValueError(f"{len(labels)} labels but {len(sources)} sources")
-    if folds < 2:
-        raise InputError(f"folds is {folds}: at least 2 are needed, one to train on and one to stop early on")
-    if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction is {test_fraction}: it must lie between 0 and 1")
     for label in np.unique(labels):
         if len(np.unique(sources[labels == label])) < 2:
             raise InputError(f"class {label} has clips of one recording only: at least two are needed, one for test")
-
     rng = np.random.default_rng(seed)
-    everything = np.arange(len(labels))
     # Test and development first, then the parts: shared out all at once, few recordings per class would fill
     # every small part before the test set got its second one.
-    development, test = _share_out(everything, labels, sources, [1 - test_fraction, test_fraction], rng)
-    parts = _share_out(development, labels, sources, [1 / folds] * folds, rng)
+    everything = np.arange(len(labels))
+    development, test = _share_out(everything, labels, sources, [1 - _TEST_SHARE, _TEST_SHARE], rng)
+    parts = _share_out(development, labels, sources, [1 / PAPER_FOLDS] * PAPER_FOLDS, rng)
     if not len(test) or any(not len(part) for part in parts):
         raise InputError(
-            f"{len(np.unique(sources))} recordings are too few for a test set and {folds} folds: add recordings"
+            f"{len(np.unique(sources))} recordings are too few for a test set and {PAPER_FOLDS} folds: add recordings"
         )
-    return Split(test, tuple(parts))
+    train = np.sort(np.concatenate([part for k, part in enumerate(parts) if k != fold]))
+    return Split(train, parts[fold], test)
+
+
+def official_split(
+    labels: Sequence[int] | np.ndarray,
+    sources: Sequence[str] | np.ndarray,
+    published: Sequence[int] | np.ndarray,
+    *,
+    seed: int,
+    fold: int,
+) -> Split:
+    """The publisher's fold `fold` is test; 15% of the recordings of the other folds decide when training stops.
+
+    Parameters
+    ----------
+    labels, sources
+        As for `paper_split`.
+    published
+        The fold [N] that the publisher filed each clip under.
+    seed
+        Decides which training recordings stop training early, approximately stratified.
+    fold
+        One of `published`.
+
+    Raises
+    ------
+    InputError
+        If the data set has no folds, or a class is in this one alone, or too few recordings are left to train on. The
+        publisher's folds are taken as they are: `refuse_leaks` tells whether a recording straddles them.
+    """
+    labels, sources, published = np.asarray(labels), np.asarray(sources), np.asarray(published)
+    numbers = np.unique(published)
+    if len(numbers) < 2:
+        raise InputError(
+            f"--protocol official: all clips are filed under fold {numbers[0]}, so that there is none to train on; "
+            "use --protocol paper"
+        )
+    test, rest = np.flatnonzero(published == fold), np.flatnonzero(published != fold)
+    if absent := set(labels[test].tolist()) - set(labels[rest].tolist()):
+        raise InputError(
+            f"--protocol official: class {min(absent)} has clips in fold {fold} alone, and none to train on; use "
+            "--protocol paper"
+        )
+    rng = np.random.default_rng([seed, fold])
+    stop, train = _share_out(rest, labels, sources, [_STOP_SHARE, 1 - _STOP_SHARE], rng)
+    if not len(stop) or not len(train):
+        raise InputError(f"{len(np.unique(sources[rest]))} recordings are too few to train on: add recordings")
+    return Split(train, stop, test)
+
+
+def refuse_leaks(sources: np.ndarray, split: Split) -> None:
+    """Refuse a split that a recording straddles: what is heard in training would be known in the test.
+
+    Parameters
+    ----------
+    sources
+        The recording [N] of each clip, and of each copy of one.
+    split
+        Of these, copies among them.
+
+    Raises
+    ------
+    InputError
+        A recording lies on two sides; those that do are named.
+    """
+    train, stop, test = (np.unique(sources[part]) for part in (split.train, split.stop, split.test))
+    leaks = [
+        f"recording {source} in {one} and {other}"
+        for one, first, other, second in (
+            ("training", train, "test", test),
+            ("training", train, "early stopping", stop),
+            ("early stopping", stop, "test", test),
+        )
+        for source in np.intersect1d(first, second)
+    ]
+    if leaks:
+        raise InputError(
+            f"the folds leak: {listed(leaks)}; file each recording under one fold, or use --protocol paper"
+        )
 
 
 def _share_out(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import urllib.error
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,17 @@ class Network(nn.Module):
         Maps normalised images of shape (N, 1, H, W) to logits.
     mean, std : float
         Of the training images.
+    pretrained : collection of str
+        Parameters of the body, but for its head, that were not drawn at random.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, body: nn.Module, mean: float = 0.0, std: float = 1.0, pretrained: Collection[str] = ()) -> None:
         super().__init__()
         self.body = body
+        self.pretrained = frozenset(f"body.{name}" for name in pretrained)
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
 
@@ -109,10 +113,10 @@ def build(model: str, classes: int, *, weights: str = "none", mean: float = 0.0,
     body = _body(model, classes)
     if model in ("alexnet", "vgg16"):
         _initialise(body)
-    if weights != "none":
-        source = _download(model) if weights == "imagenet" else _read_weights(Path(weights))
-        _transfer(source, body, weights)
-    return Network(body, mean, std)
+    if weights == "none":
+        return Network(body, mean, std)
+    source = _download(model) if weights == "imagenet" else _read_weights(Path(weights))
+    return Network(body, mean, std, _transfer(source, body, weights))
 
 
 def _body(model: str, classes: int) -> nn.Module:
@@ -174,8 +178,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> None:
-    """Copy what fits: RGB filters of the first convolution are summed, heads of other class counts stay new."""
+def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> set[str]:
+    """Copy what fits: RGB filters of the first convolution are summed, heads of other class counts stay new.
+
+    The names of what is no head.
+    """
     own = body.state_dict()
     source = {str(name).removeprefix("body."): t for name, t in source.items() if isinstance(t, Tensor)}
     fitted = {}
@@ -192,3 +199,4 @@ def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> None:
             f"--weights {weights}: does not fit this network, it lacks {missing[0]} ({len(missing)} in all)"
         )
     body.load_state_dict({**own, **fitted})
+    return own.keys() - heads

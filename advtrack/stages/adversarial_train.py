@@ -6,8 +6,9 @@ from advtrack.errors import InputError
 from advtrack.models.zoo import check_size, check_weights
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.features import find_store
-from advtrack.stages.train import Training, train_folds, weights_digest, weights_of
-from advtrack.stages.victims import find_victim
+from advtrack.stages.fold import chosen_folds
+from advtrack.stages.train import Training, check_folds, train_folds, weights_digest, weights_of
+from advtrack.stages.victims import find_victim, recipe
 from advtrack.tracking import registry
 
 
@@ -32,16 +33,18 @@ def check(options: Training) -> tuple[SpectrogramSet, str, registry.Registered]:
     Raises
     ------
     InputError
-        The plain victim is missing, is of another seed, other weights or other spectrograms, or its fold would not be
-        trained.
+        The plain victim is missing, is of another protocol, another seed, other weights or other spectrograms, or its
+        fold would not be trained.
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
     standard = find_victim(options.dataset, options.representation, options.model, registry.STANDARD)
     features_run = options.features_run or standard.tags["features_run"]
     store, _ = find_store(options.dataset, options.representation, features_run=features_run)
-    for option, name, given in (("seed", "seed", options.seed), ("weights", "weights_digest", weights_digest(weights))):
-        if str(given) != standard.tags[name]:
+    same = {"protocol": options.protocol, "seed": options.seed, "weights_digest": weights_digest(weights)}
+    for name, given in same.items():
+        if str(given) != recipe(standard)[name]:
+            option = name.removesuffix("_digest")
             wanted = f"--{option} {standard.tags[option]}"
             raise InputError(
                 f"--{option} {getattr(options, option)}: {standard}, the plain victim, has {wanted}, and the two are "
@@ -54,7 +57,8 @@ def check(options: Training) -> tuple[SpectrogramSet, str, registry.Registered]:
             f"--features-run {features_run}"
         )
     fold = int(standard.tags["fold"])
-    if fold >= options.folds:
-        raise InputError(f"--folds {options.folds}: the plain victim is fold {fold}; use at least --folds {fold + 1}")
+    if fold not in chosen_folds(options.folds, options.protocol, store.fold):
+        raise InputError(f"--folds {options.folds}: the plain victim is fold {fold}; add it, as --folds fold{fold}")
     check_size(options.model, *store.shape[1:])
+    check_folds(options, store)
     return store, features_run, standard

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,21 +14,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from advtrack.data.splits import Split, split
+from advtrack.data.splits import Split, folds_of, official_split, paper_split, refuse_leaks
+from advtrack.errors import InputError
 from advtrack.models.checkpoint import Description, save
 from advtrack.models.zoo import build
 from advtrack.reporting.figures import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.alone import alone
+from advtrack.stages.predictions import log_predictions
 from advtrack.tracking import registry, runs
 from advtrack.tracking.flavor import log_victim
-from advtrack.training.fit import Epoch, Settings, fit, probabilities
+from advtrack.training.fit import Settings, fit, probabilities
+from advtrack.training.history import Epoch, overfitted_since
 from advtrack.training.metrics import confusion, macro_f1
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 1
-FOLDS = 5
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Task:
         Names; the kind of training is 'plain' or 'adversarial'.
     weights : str
         Initial weights.
+    protocol : str
+        Whose folds they are.
     settings : Settings
-        How each fold is trained.
+        How each fold of the first repeat is trained; the seeds of the others follow.
     store : SpectrogramSet
         Inputs.
     key : mapping
-        All that a fold's weights depend on, but for its number.
+        All that a fold's weights depend on, but for its number and the settings.
     params, tags : mapping
         Logged on the run of each fold.
     device : torch.device
@@ -61,6 +66,7 @@ class Task:
     model: str
     kind: str
     weights: str
+    protocol: str
     settings: Settings
     store: SpectrogramSet
     key: Mapping[str, Any]
@@ -78,53 +84,73 @@ class Task:
 
 @dataclass(frozen=True)
 class Fold:
-    """What a trained fold left: its MLflow run, registered version and accuracies in [0, 1]."""
+    """What a trained fold left: its MLflow run, registered version, accuracies and macro-F1 in [0, 1]."""
 
+    repeat: int
     fold: int
     run_id: str
     version: str
     test_accuracy: float
+    test_macro_f1: float
     stop_accuracy: float
 
 
-def trained_fold(task: Task, fold: int, stage: runs.StageRun) -> Fold:
-    """The fold as an earlier run left it, or trained now, in a child run of ``stage``."""
-    key = runs.resume_key("fold", CODE_VERSION, {**task.key, "fold": fold})
+def trained_fold(task: Task, repeat: int, fold: int, stage: runs.StageRun) -> Fold:
+    """The fold as an earlier run left it, or trained now, in a child run of ``stage``.
+
+    A repeat is the same with another seed, which draws split, initial weights and all else anew.
+    """
+    task = replace(task, settings=replace(task.settings, seed=task.settings.seed + repeat))
+    key = runs.resume_key("fold", CODE_VERSION, {**task.key, **asdict(task.settings), "fold": fold})
     state = Path(task.work_dir) / "training" / f"{key}.pt"
     with alone(state.with_suffix(".lock"), "trains this fold"):
-        done = None if task.force else _finished(task, fold, key)
+        done = None if task.force else _finished(task, repeat, fold, key)
         if done:
             logger.info("%s: fold %d is already trained, reusing run %s", task.name, fold, done.run_id)
             return done
         if task.force:
             state.unlink(missing_ok=True)
-        tags = {**task.tags, "stage": "fold", "fold": fold}
-        with stage.child(f"{task.kind} {task.name} fold {fold}", key, tags, fresh=task.force) as child:
-            child.params({**task.params, "fold": fold})
+        tags = {**task.tags, "stage": "fold", "fold": fold, "repeat": repeat}
+        with stage.child(_title(task, repeat, fold), key, tags, fresh=task.force) as child:
+            child.params({**task.params, "seed": task.settings.seed, "fold": fold, "repeat": repeat})
             child.dataset(task.dataset, task.store.data_digest, str(task.store.path), task.store.digest)
-            found = _train(task, fold, child, state)
+            found = _train(task, repeat, fold, child, state)
         state.unlink(missing_ok=True)
         return found
 
 
-def _train(task: Task, fold: int, child: runs.StageRun, state: Path) -> Fold:
+def _title(task: Task, repeat: int, fold: int) -> str:
+    return f"{task.kind} {task.name} fold {fold}" + (f" repeat {repeat}" if repeat else "")
+
+
+def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path) -> Fold:
     """Train, test, log and register; ``state`` keeps unfinished training."""
-    store, parts = task.store, split_store(task.store, task.settings.seed)
-    train, stop = with_copies(store, parts.train(fold)), parts.early_stopping(fold)
+    store, parts = task.store, split_store(task.store, task.protocol, task.settings.seed, fold)
+    train = with_copies(store, parts.train)
     mean, std = store.moments(train)
-    torch.manual_seed(task.settings.seed * FOLDS + fold)  # the plain and the robust victim start from the same weights
+    # The plain and the robust victim start from the same weights.
+    torch.manual_seed(task.settings.seed * 1_000 + fold)
     network = build(task.model, len(store.classes), weights=task.weights, mean=mean, std=std).to(task.device)
 
-    title = f"{task.kind} {task.name} fold {fold}"
-    with tqdm(total=task.settings.epochs, desc=title, unit="epoch", leave=False) as progress:
+    history: list[Epoch] = []
+    with tqdm(total=task.settings.epochs, desc=_title(task, repeat, fold), unit="epoch", leave=False) as progress:
 
         def on_epoch(epoch: Epoch) -> None:
             progress.update()
             progress.set_postfix(loss=f"{epoch.train_loss:.3f}", stop_accuracy=f"{epoch.stop_accuracy:.3f}")
-            values = {"train_loss": epoch.train_loss, "stop_loss": epoch.stop_loss}
-            child.metrics({**values, "stop_accuracy": epoch.stop_accuracy}, step=epoch.number)
+            values = {name: value for name, value in asdict(epoch).items() if name != "number" and value is not None}
+            child.metrics(values, step=epoch.number)
+            history.append(epoch)
 
-        best = fit(network, store, train, stop, task.settings, state, on_epoch)
+        best = fit(network, store, train, parts.stop, task.settings, state, on_epoch, network.pretrained)
+    overfitted = overfitted_since(history)
+    if overfitted:
+        logger.warning(
+            "%s: stopped, for since epoch %d it withstands FGSM and no longer BIM (catastrophic overfitting); "
+            "epoch %d counts. A smaller --eps, or --random-eps, may help",
+            _title(task, repeat, fold), overfitted, best.number,
+        )  # fmt: skip
+        child.tags({"overfitted_since": overfitted})
 
     y, scores = store.y[parts.test], probabilities(network, store, parts.test)
     matrix = confusion(y, scores.argmax(1), len(store.classes))
@@ -132,9 +158,10 @@ def _train(task: Task, fold: int, child: runs.StageRun, state: Path) -> Fold:
     metrics = {"test_accuracy": accuracy, "test_macro_f1": f1, "best_epoch": best.number}
     child.metrics({**metrics, "best_stop_accuracy": best.stop_accuracy})
     child.data(confusion_figure(matrix, list(store.classes)), "confusion.png")
-    child.text(_predictions(store, parts.test, scores), "test_predictions.csv")
+    log_predictions(child, store, parts.test, scores)
 
     training = {**asdict(task.settings), "kind": task.kind, "fold": fold, "weights": task.weights}
+    training |= {"protocol": task.protocol, "repeat": repeat}
     training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
     description = Description(
         task.model, task.representation, task.dataset, store.classes, store.shape, asdict(store.settings), training
@@ -142,21 +169,52 @@ def _train(task: Task, fold: int, child: runs.StageRun, state: Path) -> Fold:
     with TemporaryDirectory() as folder:
         save(Path(folder) / "checkpoint", network, description)
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
-    tags = {**task.tags, "fold": fold, "accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
-    tags |= {"repeat": 0, "data_digest": store.data_digest}
+    tags = {**task.tags, "fold": fold, "repeat": repeat, "data_digest": store.data_digest}
+    tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
-    about = f"{task.kind} training, fold {fold}: test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
+    tags |= {"overfitted_since": overfitted} if overfitted else {}
+    about = f"{task.kind} training, {task.protocol} protocol, repeat {repeat}, fold {fold}: "
+    about += f"test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
     registered = registry.register(task.name, model_uri, child.run_id, tags, about)
     child.tags({"version": registered.version})
-    return Fold(fold, child.run_id, registered.version, accuracy, best.stop_accuracy)
+    return Fold(repeat, fold, child.run_id, registered.version, accuracy, f1, best.stop_accuracy)
 
 
-def split_store(store: SpectrogramSet, seed: int) -> Split:
-    """The paper's split of a store's original clips, as indices into the store."""
+def chosen_folds(text: str, protocol: str, published: np.ndarray) -> tuple[int, ...]:
+    """The numbers of the folds that ``--folds`` asks for: all, how many (the first), or which, as 'fold1,fold3'.
+
+    Raises
+    ------
+    InputError
+        The protocol has no such folds.
+    """
+    there = folds_of(protocol, published)
+    named = tuple(dict.fromkeys(int(number) for number in re.findall(r"fold(\d+)", text)))
+    chosen = there if text == "all" else named or there[: int(text)]
+    if not set(chosen) <= set(there) or (text.isdigit() and int(text) > len(there)):
+        listed = ", ".join(f"fold{fold}" for fold in there)
+        raise InputError(f"--folds {text}: the {protocol} protocol has {listed}; give all, how many, or which of these")
+    return chosen
+
+
+def split_store(store: SpectrogramSet, protocol: str, seed: int, fold: int) -> Split:
+    """Who of a store's original clips is on which side, as indices into the store.
+
+    Raises
+    ------
+    InputError
+        The clips cannot be divided so, or a recording would straddle.
+    """
     originals = np.flatnonzero(store.scale == 1.0)
-    parts = split(store.y[originals], store.source[originals], seed=seed, folds=FOLDS)
-    return Split(originals[parts.test], tuple(originals[part] for part in parts.development))
+    labels, sources = store.y[originals], store.source[originals]
+    if protocol == "paper":
+        parts = paper_split(labels, sources, seed=seed, fold=fold)
+    else:
+        parts = official_split(labels, sources, store.fold[originals], seed=seed, fold=fold)
+    found = Split(originals[parts.train], originals[parts.stop], originals[parts.test])
+    refuse_leaks(store.source, replace(found, train=with_copies(store, found.train)))
+    return found
 
 
 def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
@@ -165,20 +223,11 @@ def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isin(clip, clip[indices]))
 
 
-def _finished(task: Task, fold: int, key: str) -> Fold | None:
+def _finished(task: Task, repeat: int, fold: int, key: str) -> Fold | None:
     """The fold of this key that was trained and registered before, if its version is still there."""
     for found in runs.find({"fold_key": key}, status="FINISHED"):
         version = runs.tag(found, "version")
         if version and registry.version(task.name, version):
-            metrics = found.data.metrics
-            return Fold(fold, found.info.run_id, version, metrics["test_accuracy"], metrics["best_stop_accuracy"])
+            names = ("test_accuracy", "test_macro_f1", "best_stop_accuracy")
+            return Fold(repeat, fold, found.info.run_id, version, *(found.data.metrics[name] for name in names))
     return None
-
-
-def _predictions(store: SpectrogramSet, indices: np.ndarray, scores: np.ndarray) -> str:
-    """One line per test clip, for paired statistics later."""
-    rows: Sequence[str] = [
-        f"{store.name[i]},{store.source[i]},{store.classes[store.y[i]]},{store.classes[s.argmax()]},{s.max():.6f}"
-        for i, s in zip(indices, scores, strict=True)
-    ]
-    return "\n".join(["clip,source,class,predicted,probability", *rows]) + "\n"

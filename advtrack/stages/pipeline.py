@@ -91,7 +91,8 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
         done = list(stores.values())
         for representation, model in cells:
             training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "augmentation")
-            training |= {"model": model, "representation": representation, **_chosen(values, "precision", "alpha")}
+            training |= {"model": model, "representation": representation}
+            training |= _chosen(values, "protocol", "schedule", "freeze_epochs", "precision", "alpha")
             plain = train.Training(
                 features_run=stores[representation], work_dir=options.work_dir, **training, **everywhere
             )

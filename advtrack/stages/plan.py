@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.data.splits import PAPER_FOLDS
 from advtrack.reporting.cells import Table
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 from advtrack.reporting.tables import FillingCommand
 from advtrack.search.space import longest_run
-from advtrack.stages.fold import FOLDS
 from advtrack.stages.train import DEFAULTS, default_lr
 from advtrack.stages.victims import training_command
 from advtrack.tracking import registry, runs
@@ -141,7 +141,7 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
         units = len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
         kind, tags = "fold", {"training": training}
-        units = FOLDS * int(options.get("epochs", DEFAULTS["epochs"]))
+        units = PAPER_FOLDS * int(options.get("epochs", DEFAULTS["epochs"]))
     same = {name: options[name] for name in ("dataset", "representation", "model") if name in options}
     for names in (("dataset", "representation", "model"), ("model",), ("dataset",)):
         wanted = tags | {name: same[name] for name in names if name in same}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +10,7 @@ from advtrack.attacks import TABLE_ATTACKS
 from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
 from advtrack.stages.attack import find_records, sample_rows
 from advtrack.stages.fold import Fold
+from advtrack.stages.predictions import read_predictions
 from advtrack.stages.train import DEFAULTS, read_folds
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
@@ -46,7 +45,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                settings={name: params[name] for name in DEFAULTS},
+                settings={name: params.get(name, default) for name, default in DEFAULTS.items()},
                 attacks=attacks,
                 masking=_masking(attacks),
                 basis=_basis(version),
@@ -69,11 +68,10 @@ def _basis(version: registry.Registered) -> dict[str, str]:
 
 def _fold(fold: Fold) -> FoldRecord:
     """A fold with what it said of each test clip."""
-    content = runs.read_artifact(fold.run_id, "test_predictions.csv").decode()
-    rows = list(csv.DictReader(io.StringIO(content)))
+    rows = read_predictions(fold.run_id)
     return FoldRecord(
         fold.fold,
-        0,
+        fold.repeat,
         fold.run_id,
         fold.test_accuracy,
         tuple(row["source"] for row in rows),

@@ -46,7 +46,7 @@ def strike_list(
     Parameters
     ----------
     victim : Victim
-        Its seed and fold tell test clips from training clips.
+        Its protocol, seed and fold tell test clips from training clips.
     store : SpectrogramSet
         The spectrograms it was trained on.
     attack : type of Attack
@@ -66,9 +66,9 @@ def strike_list(
         No clip is classified correctly, there is one class only, or a target class has no training clip.
     """
     training = victim.description.training
-    parts = split_store(store, training["seed"])
-    # Development parts and the test clips are all there is but augmented copies, which no attack strikes.
-    pool = parts.test if protocol == "test" else np.concatenate([parts.test, *parts.development])
+    parts = split_store(store, training["protocol"], training["seed"], training["fold"])
+    # No attack strikes augmented copies.
+    pool = parts.test if protocol == "test" else np.flatnonzero(store.scale == 1.0)
     order = np.random.default_rng(seed).permutation(pool)
     correct = order[probabilities(victim.network, store, order).argmax(1) == store.y[order]]
     chosen = correct[: limit or (_PAPER_SAMPLES if protocol == "paper" else None)]
@@ -78,7 +78,7 @@ def strike_list(
     targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
     start = chosen
     if attack.starts:
-        start = _starts(victim, store, parts.train(training["fold"]), targets)
+        start = _starts(victim, store, parts.train, targets)
 
     def tensor(indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(store.images(indices)).to(device)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from advtrack.errors import InputError
 from advtrack.models import MODELS
 from advtrack.models.zoo import check_size, check_weights
+from advtrack.reporting.figures import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.by_name import by_name
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
-from advtrack.stages.fold import CODE_VERSION, Fold, Task, trained_fold
+from advtrack.stages.fold import CODE_VERSION, Fold, Task, chosen_folds, split_store, trained_fold
+from advtrack.stages.predictions import mean_and_spread, pooled
 from advtrack.tracking import registry, runs
 from advtrack.training.fit import Settings
 
@@ -27,8 +28,8 @@ DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
 #: The options that a plain and a robust victim have in common, with the values they have unless told otherwise.
 DEFAULTS = {
-    "seed": "0", "weights": "none", "epochs": "30", "patience": "0", "batch_size": "32", "lr": "0.0",
-    "augmentation": "all", "precision": "fp32",
+    "seed": "0", "protocol": "paper", "weights": "none", "epochs": "30", "patience": "0", "batch_size": "32",
+    "lr": "0.0", "schedule": "one_cycle", "freeze_epochs": "0", "augmentation": "all", "precision": "fp32",
 }  # fmt: skip
 _FINE_TUNING_LR = 2e-4
 
@@ -46,7 +47,7 @@ class Training:
     representation: str
     features_run: str
     weights: str
-    folds: int
+    folds: str
     epochs: int
     patience: int
     batch_size: int
@@ -58,6 +59,11 @@ class Training:
     alpha: float = 0.5
     augmentation: str = "all"
     precision: str = "fp32"
+    protocol: str = "paper"
+    repeats: int = 1
+    schedule: str = "one_cycle"
+    freeze_epochs: int = 0
+    random_eps: bool = False
     force: bool = False
 
     @property
@@ -89,12 +95,26 @@ def check(options: Training) -> tuple[SpectrogramSet, str]:
     Raises
     ------
     InputError
-        Weights the model cannot have, no spectrograms to train on, or images too small for the model.
+        Weights the model cannot have, no spectrograms to train on, images too small for the model, or folds that the
+        data set does not have or that leak.
     """
     check_weights(options.model, weights_of(options.model, options.weights))
     store, features_run = find_store(options.dataset, options.representation, features_run=options.features_run)
     check_size(options.model, *store.shape[1:])
+    check_folds(options, store)
     return store, features_run
+
+
+def check_folds(options: Training, store: SpectrogramSet) -> None:
+    """Refuse folds that the data set does not have or that leak, before anything is trained.
+
+    Raises
+    ------
+    InputError
+        There are such.
+    """
+    for fold in chosen_folds(options.folds, options.protocol, store.fold):
+        split_store(store, options.protocol, options.seed, fold)
 
 
 def train_folds(
@@ -118,14 +138,21 @@ def train_folds(
     Raises
     ------
     InputError
-        Images that the model cannot take, or a version that is gone.
+        Images that the model cannot take, folds that are not there, or a version that is gone.
     """
     check_size(options.model, *store.shape[1:])
-    settings = _settings(options, weights)
+    check_folds(options, store)
+    settings, numbers = _settings(options, weights), chosen_folds(options.folds, options.protocol, store.fold)
     # What one fold's weights depend on: the number of folds is not among it, so more can be added later.
-    determined = {"store": store.digest, "model": options.model, "weights": weights_digest(weights), **asdict(settings)}
+    determined = {"store": store.digest, "model": options.model, "weights": weights_digest(weights)}
+    determined |= {"protocol": options.protocol}
     tags = {"dataset": options.dataset, "representation": options.representation, "model": options.model}
-    tags |= {"training": options.kind, "store_digest": store.digest, "features_run": features_run}
+    tags |= {
+        "training": options.kind,
+        "protocol": options.protocol,
+        "store_digest": store.digest,
+        "features_run": features_run,
+    }
     tags |= {"weights": weights, "weights_digest": weights_digest(weights)}
     if standard:
         tags |= {"standard": f"{standard.name}/{standard.version}", "standard_run": standard.run_id}
@@ -138,6 +165,7 @@ def train_folds(
         options.model,
         options.kind,
         weights,
+        options.protocol,
         settings,
         store,
         determined,
@@ -148,7 +176,7 @@ def train_folds(
         options.force,
     )
     fold_of_alias = int(standard.tags["fold"]) if standard else None
-    key = {**determined, "folds": options.folds, "standard": fold_of_alias}
+    key = {**determined, **asdict(settings), "folds": numbers, "repeats": options.repeats, "standard": fold_of_alias}
     with runs.stage_run(
         options.stage, CODE_VERSION, key, title=task.name, params=params, tags=tags, force=options.force
     ) as stage:
@@ -156,16 +184,19 @@ def train_folds(
             folds = read_folds(stage.run_id)
         else:
             stage.dataset(options.dataset, store.data_digest, str(store.path), store.digest)
-            folds = [trained_fold(task, number, stage) for number in range(options.folds)]
+            folds = [trained_fold(task, k, number, stage) for k in range(options.repeats) for number in numbers]
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
-            accuracies = [fold.test_accuracy for fold in folds]
-            spread = {"test_accuracy_std": statistics.stdev(accuracies)} if len(folds) > 1 else {}
-            stage.metrics({"test_accuracy": statistics.fmean(accuracies), **spread})
+            stage.metrics({"folds": len(folds), **mean_and_spread("test_accuracy", [f.test_accuracy for f in folds])})
+            stage.metrics(mean_and_spread("test_macro_f1", [fold.test_macro_f1 for fold in folds]))
+            matrix, interval = pooled([fold.run_id for fold in folds], store.classes)
+            stage.metrics(interval)
+            stage.data(confusion_figure(matrix, store.classes), "confusion.png")
         for fold in folds:
             if version := registry.version(task.name, fold.version):
                 registry.tag(version, {"train_run": stage.run_id})
-        best = max(folds, key=lambda fold: fold.stop_accuracy)
-        chosen = best if fold_of_alias is None else folds[fold_of_alias]
+        first = {fold.fold: fold for fold in folds if fold.repeat == 0}
+        best = max(first.values(), key=lambda fold: fold.stop_accuracy)
+        chosen = best if fold_of_alias is None else first[fold_of_alias]
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
         _point(alias, task, chosen.version)
         listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
@@ -194,7 +225,7 @@ def weights_of(model: str, weights: str) -> str:
 
 
 def _point(alias: str, task: Task, number: str) -> None:
-    """Move an alias to a version, and say so if it leaves images of another kind."""
+    """Move an alias to a version, and say so if it leaves images of another kind or folds of another protocol."""
     version, before = registry.version(task.name, number), registry.by_alias(task.name, alias)
     if version is None:
         raise InputError(f"{task.name} version {number} is deleted: train it again with --force")
@@ -223,6 +254,9 @@ def _settings(options: Training, weights: str) -> Settings:
         alpha=Settings.alpha if options.eps is None else options.alpha,  # plain training does not depend on it
         augmentation=options.augmentation,
         precision=options.precision,
+        schedule=options.schedule,
+        freeze_epochs=0 if weights == "none" else options.freeze_epochs,  # what is drawn at random is all trained
+        random_eps=options.random_eps,
     )
 
 

@@ -39,19 +39,24 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
     Raises
     ------
     InputError
-        As there; or victims of the same kind were trained on other spectrograms (another image size, other clips) too.
+        As there; or victims of the same kind were trained on other spectrograms (another image size, other clips), or
+        in another protocol, too.
     """
     found = find_victim(dataset, representation, model, victim)
     if victim.isdigit():
         return found
-    kinds: dict[str, registry.Registered] = {found.tags["store_digest"]: found}
+    kinds = {(found.tags["store_digest"], _protocol(found)): found}
     for one in registry.versions(found.name):  # newest first
         if one.tags["training"] == found.tags["training"]:
-            kinds.setdefault(one.tags["store_digest"], one)
+            kinds.setdefault((one.tags["store_digest"], _protocol(one)), one)
     if len(kinds) > 1:
-        listed = ", ".join(f"{one.version} ({one.tags['height']} x {one.tags['width']})" for one in kinds.values())
+        listed = ", ".join(
+            f"{one.version} ({one.tags['height']} x {one.tags['width']}, {_protocol(one)} protocol)"
+            for one in kinds.values()
+        )
         raise InputError(
-            f"--victim {victim}: {found.name} has victims on several sets of spectrograms; say which version: {listed}"
+            f"--victim {victim}: {found.name} has victims on several sets of spectrograms or protocols; "
+            f"say which version: {listed}"
         )
     return found
 
@@ -70,7 +75,13 @@ def training_command(dataset: str, representation: str, model: str, training: Tr
 
 def recipe(version: registry.Registered) -> dict[str, str]:
     """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
-    return {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest")}
+    shared = {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest")}
+    return shared | {"protocol": _protocol(version)}
+
+
+def _protocol(version: registry.Registered) -> str:
+    """Whose folds a victim was trained on: the paper's, before there were others to name."""
+    return version.tags.get("protocol", "paper")
 
 
 def plain_victim(version: registry.Registered) -> registry.Registered | None:

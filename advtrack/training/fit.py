@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,29 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advtrack.errors import InputError
-from advtrack.training.adversarial import adversarial_backward
+from advtrack.processes import termination_put_off
+from advtrack.training.adversarial import accuracies_under_attack, adversarial_backward
+from advtrack.training.history import Epoch, best, goes_on
+from advtrack.training.reading import Batches, Images, ahead
+from advtrack.training.state import Checkpoint, Progress
 
-#: A killed run loses at most this many seconds of finished epochs.
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
-_LABEL_SMOOTHING = 0.1
-
-
-class Images(Protocol):
-    """Where inputs come from: a spectrogram store, or a stand-in of a test."""
-
-    @property
-    def y(self) -> np.ndarray:
-        """Labels, int64, shape (N,)."""
-        ...
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Class names, which the labels index."""
-        ...
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Float32 inputs in [0, 1], shape (n, 1, H, W)."""
-        ...
+_LABEL_SMOOTHING, _WEIGHT_DECAY = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -47,13 +29,13 @@ class Settings:
     Attributes
     ----------
     epochs : int
-        At most; the one-cycle schedule spans them.
+        At most; the schedule spans them.
     patience : int
-        Epochs without improvement on the early-stopping fold before training ends; 0 to run all epochs.
+        Epochs without improvement on the early-stopping part before training ends; 0 to run all epochs.
     batch_size : int
         Clips per step.
     lr : float
-        Peak learning rate of the one-cycle schedule (AdamW).
+        Peak learning rate (AdamW).
     seed : int
         Of the order of clips, the augmentation and dropout.
     eps : float or None
@@ -64,6 +46,12 @@ class Settings:
         Time roll with masks and mixup, time roll alone, or clips as they are.
     precision : {'fp32', 'bf16'}
         Of the training passes; weights, loss and evaluation are float32 in any case.
+    schedule : {'one_cycle', 'cosine'}
+        The learning rate rises to its peak in a quarter of the steps and falls, or falls from the first.
+    freeze_epochs : int
+        First epochs in which only the head is trained, where the rest is pretrained.
+    random_eps : bool
+        Draw the size of FGSM's step for each batch, evenly from 0 to ``eps``.
     """
 
     epochs: int
@@ -75,16 +63,9 @@ class Settings:
     alpha: float = 0.5
     augmentation: str = "all"
     precision: str = "fp32"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One finished epoch: mean training loss; loss and accuracy on the early-stopping fold."""
-
-    number: int
-    train_loss: float
-    stop_loss: float
-    stop_accuracy: float
+    schedule: str = "one_cycle"
+    freeze_epochs: int = 0
+    random_eps: bool = False
 
 
 def fit(
@@ -95,12 +76,14 @@ def fit(
     settings: Settings,
     checkpoint: Path,
     on_epoch: Callable[[Epoch], None],
+    pretrained: Collection[str] = (),
 ) -> Epoch:
     """Train ``network`` in place and leave it with the weights of its best epoch.
 
-    Each epoch's order, augmentation and dropout derive from (seed, epoch) alone, so that a run continued from
-    ``checkpoint`` ends where an undisturbed one does. The file stays, with what is left to know of finished training,
-    until the caller has put the weights into a safe place.
+    Each batch's clips, augmentation and dropout derive from (seed, epoch, batch) alone, so that a run continued from
+    ``checkpoint`` ends where an undisturbed one does. The file is written after every epoch that is not too short for
+    it, and on SIGTERM after the batch at hand. It stays, with what is left to know of finished training, until the
+    caller has put the weights into a safe place.
 
     Parameters
     ----------
@@ -109,122 +92,72 @@ def fit(
     data : Images
         Inputs and labels.
     train, stop : ndarray of int
-        Indices trained on, and those of the early-stopping fold.
+        Indices trained on, and those of the early-stopping part.
     settings : Settings
         How.
     checkpoint : Path
         Where the state of training lies.
     on_epoch : callable
         Called after each epoch, for those before a continuation too.
+    pretrained : collection of str
+        Parameters that stay as they are in the first ``freeze_epochs``.
 
     Returns
     -------
     Epoch
-        The best: highest accuracy on the early-stopping fold, then lowest loss.
+        The best: highest accuracy on the early-stopping part, then lowest loss, before any catastrophic overfitting.
 
     Raises
     ------
     InputError
         The loss is not finite.
+    Terminated
+        SIGTERM came; the same call goes on from there.
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=0.05, fused=True)
-    steps = settings.epochs * -(-len(train) // settings.batch_size)
-    # The schedule cannot rise and fall in fewer than eight steps: a shorter training has the beginning of one.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(8, steps), pct_start=0.25)
-    history: list[Epoch] = []
-    best: dict[str, Tensor] = {}
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
-            schedule.load_state_dict(state["schedule"])
-        history, best = [Epoch(**epoch) for epoch in state["history"]], state["best"]
-        for epoch in history:
-            on_epoch(epoch)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY, fused=True)
+    schedule = _schedule(optimiser, settings, settings.epochs * len(_batches(data, train, settings, epoch=1).sizes))
+    state = Checkpoint(checkpoint, network, optimiser, schedule)
+    progress = state.read(device)
+    for epoch in progress.history:
+        on_epoch(epoch)
+    watched = _watched(stop, len(train), settings)
 
-    saved = monotonic()
-    while len(history) < settings.epochs and not _out_of_patience(history, settings.patience):
-        number = len(history) + 1
-        train_loss = _train_epoch(network, data, train, settings, number, optimiser, schedule, device)
-        stop_loss, stop_accuracy = _evaluate(network, data, stop)
-        history.append(Epoch(number, train_loss, stop_loss, stop_accuracy))
-        if _best(history) is history[-1]:
-            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        on_epoch(history[-1])
-        if monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-            state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "best": best}
-            state |= {"schedule": _plain(schedule.state_dict()), "history": [asdict(epoch) for epoch in history]}
-            _write(checkpoint, state)
-            saved = monotonic()
-    network.load_state_dict(best)
-    network.eval()
-    _write(checkpoint, {"network": best, "best": best, "history": [asdict(epoch) for epoch in history]})
-    return _best(history)
+    with termination_put_off() as terminated:
+        while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
+            number = len(progress.history) + 1
+            _freeze(network, pretrained if number <= settings.freeze_epochs else ())
+            train_loss = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
+            if train_loss is None:
+                break
+            epoch = Epoch(
+                number, train_loss, *_evaluate(network, data, stop), *_watch(network, data, watched, settings)
+            )
+            progress.history.append(epoch)
+            progress.losses = torch.zeros(0)
+            if best(progress.history) is epoch:
+                progress.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            on_epoch(epoch)
+            state.write_if_due(progress)
+        if terminated():
+            state.write(progress)
+    _freeze(network, ())
+    state.finish(progress)
+    return best(progress.history)
 
 
 def probabilities(network: nn.Module, data: Images, indices: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Class probabilities, shape (len(indices), classes), of a network in evaluation mode."""
     device = next(network.parameters()).device
     network.eval()
+
+    def read(start: int) -> Tensor:
+        return torch.from_numpy(data.images(indices[start : start + batch_size]))
+
     with torch.inference_mode():
-        parts = [
-            network(torch.from_numpy(data.images(indices[i : i + batch_size])).to(device)).softmax(1).cpu().numpy()
-            for i in range(0, len(indices), batch_size)
-        ]
-    return np.concatenate(parts)
-
-
-def roll(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each clip of a batch (N, C, H, W) in time, its last axis, around a circle and by a random amount."""
-    width = x.shape[3]
-    columns = (torch.arange(width) + torch.randint(width, (len(x), 1), generator=generator)) % width
-    return x.gather(3, columns.to(x.device)[:, None, None, :].expand_as(x))
-
-
-def mask(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Silence a random band of rows and one of columns per clip, up to a sixth each (SpecAugment, Park et al. 2019).
-
-    Parameters
-    ----------
-    x : Tensor, shape (N, C, H, W)
-        Inputs in [0, 1].
-    generator : torch.Generator
-        On the CPU.
-    """
-    for axis in (2, 3):
-        length = x.shape[axis]
-        start = torch.randint(length, (len(x), 1), generator=generator)
-        extent = torch.randint(max(length // 6, 1), (len(x), 1), generator=generator)
-        position = torch.arange(length)
-        hidden = ((position >= start) & (position < start + extent)).to(x.device)
-        shape = (len(x), 1, length, 1) if axis == 2 else (len(x), 1, 1, length)
-        x = x.masked_fill(hidden.view(shape), 0.0)
-    return x
-
-
-def mix(x: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each clip with up to 40% of another (mixup, Zhang et al. 2018; the share is ours).
-
-    Parameters
-    ----------
-    x : Tensor, shape (N, C, H, W)
-        Inputs in [0, 1].
-    labels : Tensor, shape (N, classes)
-        Label distributions that sum to 1.
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    x, labels : Tensor
-        Blended in the same shares.
-    """
-    share = 0.4 * torch.rand((len(x), 1), generator=generator).to(x)
-    partner = torch.randperm(len(x), generator=generator).to(x.device)
-    return x + share[:, :, None, None] * (x[partner] - x), labels + share * (labels[partner] - labels)
+        parts = [network(x.to(device)).softmax(1) for x in ahead(read, range(0, len(indices), batch_size))]
+    return torch.cat(parts).cpu().numpy()
 
 
 def classification_loss(outputs: Any, labels: Tensor) -> Tensor:
@@ -240,49 +173,83 @@ def _train_epoch(
     data: Images,
     train: np.ndarray,
     settings: Settings,
-    number: int,
+    progress: Progress,
     optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.OneCycleLR,
-    device: torch.device,
-) -> float:
-    """One pass over ``train``; its mean loss."""
-    generator = torch.Generator().manual_seed(settings.seed * 100_003 + number)
-    torch.manual_seed(settings.seed * 100_003 + number)  # dropout draws from the global generator
-    order = train[torch.randperm(len(train), generator=generator).numpy()]
-    network.train()
-    total, seen = torch.zeros((), device=device), 0
-    for start in range(0, len(order), settings.batch_size):
-        batch = order[start : start + settings.batch_size]
-        if len(batch) == 1 and start:  # BatchNorm cannot normalise a lone sample where its map is 1 x 1
-            schedule.step()
-            continue
-        x = torch.from_numpy(data.images(batch)).to(device)
-        y = torch.from_numpy(data.y[batch]).to(device)
-        labels = functional.one_hot(y, len(data.classes)).to(x.dtype)
-        if settings.augmentation != "none":
-            x = roll(x, generator)
-        if settings.augmentation == "all":
-            x, labels = mix(mask(x, generator), labels, generator)
-        x = x.contiguous(memory_format=torch.channels_last)
-
-        def loss(outputs: Any, labels: Tensor = labels) -> Tensor:
-            return classification_loss(outputs, labels)
-
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    terminated: Callable[[], bool],
+) -> float | None:
+    """The epoch that comes next, from the batch on where it is; its mean loss, or None if it was broken off."""
+    device, number = next(network.parameters()).device, len(progress.history) + 1
+    batches = _batches(data, train, settings, number)
+    # The GPU writes losses into pinned memory when it gets there: nobody waits for it, and those that are not
+    # finite are seen some batches later.
+    losses = torch.zeros(len(batches.sizes), pin_memory=device.type == "cuda")
+    first = len(progress.losses)
+    losses[:first] = progress.losses
+    rates = schedule.get_last_lr() * first
+    for batch, (x, labels) in enumerate(batches.read(first, device), first):
+        torch.manual_seed(((settings.seed * 10_007 + number) << 24) + batch)  # dropout draws from the global generator
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            if settings.eps is None:
-                value = loss(network(x))
-                value.backward()
-            else:
-                value = adversarial_backward(network, loss, x, eps=settings.eps, alpha=settings.alpha)
+            value = _backward(network, x, labels, settings, (settings.seed, number, batch))
+        losses[batch].copy_(value.detach(), non_blocking=True)
+        rates += schedule.get_last_lr()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
-        total += value.detach() * len(batch)
-        seen += len(batch)
-    mean = float(total) / seen
-    if not np.isfinite(mean):
-        raise InputError(f"the loss is not finite in epoch {number} (--lr {settings.lr:g}): lower the learning rate")
-    return mean
+        _refuse_infinite(losses, rates, number)
+        if terminated():
+            progress.losses = losses[: batch + 1].clone()
+            return None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        _refuse_infinite(losses, rates, number)
+    return float(np.average(losses.numpy(), weights=batches.sizes))
+
+
+def _batches(data: Images, train: np.ndarray, settings: Settings, epoch: int) -> Batches:
+    return Batches(data, train, settings.batch_size, settings.augmentation, settings.seed, epoch)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: Settings, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    # It cannot rise and fall in fewer than eight steps: a shorter training has the beginning of one.
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(8, steps), pct_start=0.25)
+
+
+def _freeze(network: nn.Module, names: Collection[str]) -> None:
+    """Training mode, in which these parameters stay, and the statistics of BatchNorm between them."""
+    network.train()
+    for module_name, module in network.named_modules():
+        own = [f"{module_name}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+        if own and all(name in names for name in own):
+            module.eval()
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in names)
+
+
+def _backward(network: nn.Module, x: Tensor, labels: Tensor, settings: Settings, seeds: tuple[int, ...]) -> Tensor:
+    """Accumulate the weights' gradient of a batch; its loss."""
+
+    def loss(outputs: Any) -> Tensor:
+        return classification_loss(outputs, labels)
+
+    if settings.eps is not None:
+        share = np.random.default_rng((*seeds, 1)).random() if settings.random_eps else 1.0
+        return adversarial_backward(network, loss, x, eps=settings.eps * share, alpha=settings.alpha)
+    value = loss(network(x))
+    value.backward()
+    return value
+
+
+def _refuse_infinite(losses: Tensor, rates: list[float], epoch: int) -> None:
+    """Stop at the first loss that is not finite, as far as they are known."""
+    if not losses.isfinite().all():
+        batch = int((~losses.isfinite()).nonzero()[0])
+        raise InputError(
+            f"the loss is not finite in epoch {epoch}, batch {batch + 1} of {len(losses)}, at a learning rate of "
+            f"{rates[batch]:.3g}: lower the peak (--lr)"
+        )
 
 
 def _evaluate(network: nn.Module, data: Images, indices: np.ndarray) -> tuple[float, float]:
@@ -292,22 +259,15 @@ def _evaluate(network: nn.Module, data: Images, indices: np.ndarray) -> tuple[fl
     return float(loss), float((scores.argmax(1) == y).mean())
 
 
-def _best(history: list[Epoch]) -> Epoch:
-    return max(history, key=lambda epoch: (epoch.stop_accuracy, -epoch.stop_loss))
+def _watched(stop: np.ndarray, trained: int, settings: Settings) -> np.ndarray:
+    """Whom each epoch of adversarial training is attacked on: so few that it costs little beside the epoch."""
+    return np.random.default_rng(settings.seed).permutation(stop)[: max(8, trained // 20)]
 
 
-def _out_of_patience(history: list[Epoch], patience: int) -> bool:
-    return bool(history and patience) and len(history) - _best(history).number >= patience
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A schedule's state without its functions, which a loader that runs no code refuses."""
-    return {name: copy.copy(value) for name, value in state.items() if not callable(value) and name != "_anneal_func"}
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    """Replace ``path`` at once, so that a kill leaves the old state or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+def _watch(network: nn.Module, data: Images, indices: np.ndarray, settings: Settings) -> tuple[float, ...]:
+    """Of adversarial training, the accuracies under FGSM and BIM."""
+    if settings.eps is None:
+        return ()
+    device = next(network.parameters()).device
+    x, y = torch.from_numpy(data.images(indices)).to(device), torch.from_numpy(data.y[indices]).to(device)
+    return accuracies_under_attack(network, x, y, settings.eps)

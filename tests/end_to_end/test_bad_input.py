@@ -136,7 +136,7 @@ def test_options_are_checked_before_anything_runs(untouched, arguments, word):
 @pytest.mark.parametrize(
     ("override", "word"),
     [
-        ("folds=9", "folds=9"),
+        ("folds=0", "folds=0"),
         ("trials=0", "trials=0"),
         ("eps=5", "eps=5"),
         ("models=lenet", "lenet"),

@@ -219,7 +219,7 @@ def test_predictions_of_a_victim_are_those_of_its_network(finished):
     version = registry.by_alias(NAME, "standard")
     victim = checkpoint.load(registry.download(version))
     store, _ = find_store("synthetic", "stft")
-    test = split_store(store, 0).test
+    test = split_store(store, "paper", 0, 0).test
     accuracy = (probabilities(victim.network, store, test).argmax(1) == store.y[test]).mean()
     assert accuracy == pytest.approx(float(version.tags["accuracy"]), abs=1e-4)
 

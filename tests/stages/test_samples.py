@@ -81,7 +81,7 @@ def store():
 
 @pytest.fixture
 def victim():
-    description = SimpleNamespace(training={"seed": 0, "fold": 1})
+    description = SimpleNamespace(training={"protocol": "paper", "seed": 0, "fold": 1})
     return SimpleNamespace(network=Known(), description=description, checkpoint_id="v1")
 
 
@@ -91,7 +91,7 @@ def struck(victim, store, attack="bim_a", limit=0, seed=0):
 
 def test_samples_are_the_correctly_classified_test_clips(victim, store):
     found = struck(victim, store)
-    test = split_store(store, 0).test
+    test = split_store(store, "paper", 0, 1).test
     assert sorted(found.indices) == sorted(i for i in test if i % 5)
     assert found.samples.y.tolist() == store.y[found.indices].tolist()
     assert np.array_equal(found.samples.x.numpy(), store.images(found.indices))
@@ -108,7 +108,7 @@ def test_fewer_samples_are_the_first_of_the_same_order(victim, store):
 
 def test_start_images_are_the_surest_training_clips_of_the_target(victim, store):
     found = struck(victim, store, "pia")
-    train = split_store(store, 0).train(1)
+    train = split_store(store, "paper", 0, 1).train
     for target, start in zip(found.samples.target.tolist(), found.samples.start, strict=True):
         own = [i for i in train if store.y[i] == target]
         scores = victim.network(torch.from_numpy(store.images(np.array(own)))).softmax(1)[:, target]

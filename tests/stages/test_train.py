@@ -10,8 +10,9 @@ import pytest
 from advtrack.errors import InputError
 from advtrack.representations.image import ImageSettings
 from advtrack.stages import adversarial_train, fold
-from advtrack.stages.train import Training, train_folds, weights_digest
-from advtrack.stages.victims import recipe
+from advtrack.stages.predictions import pooled, read_predictions
+from advtrack.stages.train import Training, read_folds, train_folds, weights_digest
+from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
 from advtrack.training import fit
 
@@ -26,6 +27,7 @@ class Store:
     settings = ImageSettings(height=8, width=8, duration=1.0, wavelet_rate=8000)
     y = np.arange(60) % 2
     scale = np.ones(60)
+    fold = np.arange(60) // 2 % 3 + 1
     name = np.array([f"{i}.wav" for i in range(60)])
     source = np.array([f"{i}" for i in range(60)])
 
@@ -38,7 +40,7 @@ class Store:
 
 
 OPTIONS = Training(
-    dataset="sounds", model="resnet56", representation="stft", features_run="", weights="none", folds=1, epochs=2,
+    dataset="sounds", model="resnet56", representation="stft", features_run="", weights="none", folds="1", epochs=2,
     patience=0, batch_size=16, lr=1e-3, seed=0, device="cpu", work_dir="work",
 )  # fmt: skip
 
@@ -58,9 +60,9 @@ def epochs(monkeypatch):
     """The epochs that are trained."""
     trained, original = [], fit._train_epoch
 
-    def spy(network, data, train, settings, number, *others):
-        trained.append(number)
-        return original(network, data, train, settings, number, *others)
+    def spy(network, data, train, settings, progress, *others):
+        trained.append(len(progress.history) + 1)
+        return original(network, data, train, settings, progress, *others)
 
     monkeypatch.setattr(fit, "_train_epoch", spy)
     return trained
@@ -79,7 +81,7 @@ def test_a_fold_that_could_not_be_registered_is_not_trained_again(train, epochs,
     assert fold.info.run_id == failed.info.run_id and fold.info.status == "FINISHED"
     assert [version.version for version in registry.versions(NAME)] == ["1"]
     assert recipe(registry.by_alias(NAME, "standard")) == {
-        "store_digest": "digest", "seed": "0", "weights_digest": "none",
+        "store_digest": "digest", "seed": "0", "weights_digest": "none", "protocol": "paper",
     }  # fmt: skip
 
 
@@ -99,7 +101,7 @@ def test_a_run_stays_unfinished_until_its_version_is_known(train, monkeypatch):
 def test_plain_training_does_not_depend_on_alpha_nor_on_the_number_of_folds(train, epochs):
     first = train()
     assert train(alpha=0.3) == first
-    train(folds=2)
+    train(folds="2")
     assert epochs == [1, 2, 1, 2]  # the second fold alone
     train(lr=2e-3)
     assert epochs == [1, 2] * 3
@@ -110,7 +112,7 @@ def test_a_version_that_was_deleted_is_not_reused(train, epochs, store):
     store.delete_model_version(NAME, "1")
     with pytest.raises(InputError, match=r"version 1 is deleted.*--force"):
         train()
-    train(folds=2)
+    train(folds="2")
     assert epochs == [1, 2] * 3  # fold 0 anew, and fold 1
     assert sorted(version.version for version in registry.versions(NAME)) == ["2", "3"]
 
@@ -145,7 +147,9 @@ def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
     original, second = fold._train, []
 
     def meanwhile(*arguments):
-        second.append(Thread(target=lambda: second.append(train(folds=2))))
+        if second:
+            return original(*arguments)
+        second.append(Thread(target=lambda: second.append(train(folds="2"))))
         second[0].start()
         sleep(0.5)  # it has reached the lock
         return original(*arguments)
@@ -168,7 +172,7 @@ def test_a_file_of_weights_counts_by_its_bytes(tmp_path):
 
 def test_every_fold_knows_its_training(train):
     """An alias may be moved to any of them by hand."""
-    train(folds=2)
+    train(folds="2")
     assert len({version.tags["train_run"] for version in registry.versions(NAME)}) == 1
 
 
@@ -196,7 +200,7 @@ def test_adversarial_training_takes_the_plain_victims_spectrograms(store, monkey
     asked = []
     victim = registry.Registered(NAME, "1", "run", {
         "features_run": "theirs", "seed": "0", "weights": "none", "weights_digest": "none", "store_digest": "digest",
-        "fold": "0",
+        "fold": "0", "protocol": "paper",
     })  # fmt: skip
     monkeypatch.setattr(adversarial_train, "find_victim", lambda *arguments: victim)
     monkeypatch.setattr(adversarial_train, "check_size", lambda *arguments: None)
@@ -205,3 +209,80 @@ def test_adversarial_training_takes_the_plain_victims_spectrograms(store, monkey
     )
     adversarial_train.check(replace(OPTIONS, eps=0.1))
     assert asked == ["theirs"]
+
+
+def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_with_the_papers(train, store):
+    paper = train(folds="1")
+    official = train(protocol="official", folds="fold2,fold3")
+    assert train(protocol="official", folds="fold2,fold3") == official != paper
+    folds = read_folds(official)
+    assert [fold.fold for fold in folds] == [2, 3]
+    for found in folds:
+        tested = {row["clip"] for row in read_predictions(found.run_id)}
+        assert tested == {f"{i}.wav" for i in np.flatnonzero(Store.fold == found.fold)}
+        assert runs.tag(runs.get(found.run_id), "protocol") == "official"
+    assert recipe(registry.version(NAME, "1")) != recipe(registry.version(NAME, "2"))
+    with pytest.raises(
+        InputError, match=r"say which version: \d \(8 x 8, official protocol\), 1 \(8 x 8, paper protocol"
+    ):
+        only_victim("sounds", "stft", "resnet56", "standard")
+    metrics = runs.get(official).data.metrics
+    assert metrics["folds"] == 2
+    for name in ("test_accuracy", "test_macro_f1"):
+        values = [getattr(fold, name) for fold in folds]
+        assert metrics[name] == pytest.approx(np.mean(values))
+        assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+    assert {"confusion.png", "folds.json"} <= runs.artifacts(official, "")
+    matrix, interval = pooled([fold.run_id for fold in folds], Store.classes)
+    assert interval == {name: metrics[name] for name in ("test_accuracy_low", "test_accuracy_high")}
+    assert interval["test_accuracy_low"] <= metrics["test_accuracy"] <= interval["test_accuracy_high"]
+    assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"])
+
+
+def test_a_repeat_is_a_run_with_the_next_seed(train, epochs):
+    repeated = read_folds(train(repeats=2))
+    assert [(fold.repeat, fold.fold) for fold in repeated] == [(0, 0), (1, 0)]
+    assert epochs == [1, 2] * 2
+    tested = [{row["clip"] for row in read_predictions(fold.run_id)} for fold in repeated]
+    assert tested[0] != tested[1]
+    (second,) = read_folds(train(seed=1))
+    assert second.run_id == repeated[1].run_id and epochs == [1, 2] * 2
+    tags = [registry.version(NAME, fold.version).tags for fold in repeated]
+    assert [(tag["repeat"], tag["seed"]) for tag in tags] == [("0", "0"), ("1", "1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "expected"),
+    [
+        ("all", "paper", (0, 1, 2, 3, 4)),
+        ("2", "paper", (0, 1)),
+        ("fold3,fold0,fold3", "paper", (3, 0)),
+        ("all", "official", (1, 2, 3)),
+        ("2", "official", (1, 2)),
+        ("fold3", "official", (3,)),
+    ],
+)
+def test_folds_are_chosen_by_number_or_by_name(text, protocol, expected):
+    assert fold.chosen_folds(text, protocol, Store.fold) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol"), [("6", "paper"), ("fold5", "paper"), ("4", "official"), ("fold0", "official")]
+)
+def test_folds_that_are_not_there_are_refused(text, protocol):
+    with pytest.raises(InputError, match=rf"--folds {text}: the {protocol} protocol has fold\d, "):
+        fold.chosen_folds(text, protocol, Store.fold)
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_recording_under_two_folds_is_refused_before_anything_runs(train, monkeypatch, copy):
+    trained = fold.split_store(Store(), "official", 0, 2).train[5]
+    source, scale = Store.source.copy(), Store.scale.copy()
+    source[trained + copy] = source[2]  # of fold 2
+    if copy:
+        scale[trained + 1] = 0.9
+    monkeypatch.setattr(Store, "source", source)
+    monkeypatch.setattr(Store, "scale", scale)
+    with pytest.raises(InputError, match=r"leak: recording 2 in training and test"):
+        train(protocol="official", folds="fold2")
+    assert not runs.find({})

@@ -56,7 +56,7 @@ def test_an_alias_is_in_doubt_once_two_image_sizes_are_there(registered):
     registered(alias="robust", store_digest="large", training="adversarial")
     assert only_victim("auto", "stft", "alexnet", "standard") == small
     large = registered(alias="standard", store_digest="large", **size)
-    with pytest.raises(InputError, match=r"say which version: 3 \(\d+ x \d+\), 1 \("):
+    with pytest.raises(InputError, match=r"say which version: 3 \(\d+ x \d+, paper protocol\), 1 \("):
         only_victim("auto", "stft", "alexnet", "standard")
     assert only_victim("auto", "stft", "alexnet", large.version) == large
 

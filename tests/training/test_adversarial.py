@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from advtrack.training.adversarial import adversarial_backward
+from advtrack.attacks.bim import bim_a
+from advtrack.models.zoo import build
+from advtrack.training.adversarial import accuracies_under_attack, adversarial_backward
 from advtrack.training.fit import classification_loss
 
 
@@ -59,6 +61,58 @@ def test_equals_the_plain_form(batch, eps, alpha):
     assert value.item() == pytest.approx(expected.item(), rel=1e-9)
     for own, other in zip(network.buffers(), plain.buffers(), strict=True):  # both passes update BatchNorm
         assert torch.allclose(own, other, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("model", "side"), [("resnet56", 12), ("googlenet", 48)])
+def test_equals_the_plain_form_on_networks_of_the_paper(model, side):
+    """BatchNorm in every block; GoogLeNet with auxiliary heads, whose dropout draws too."""
+    torch.manual_seed(0)
+    network = build(model, 3).double().train()
+    plain, labels = copy.deepcopy(network), torch.rand(3, 3, dtype=torch.float64).softmax(1)
+    x = torch.rand(3, 1, side, side, dtype=torch.float64)
+
+    def loss(outputs):
+        return classification_loss(outputs, labels)
+
+    torch.manual_seed(7)
+    gradients, expected = three_passes(plain, loss, x, 8 / 255, 0.5)
+    torch.manual_seed(7)
+    value = adversarial_backward(network, loss, x, eps=8 / 255, alpha=0.5)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9)
+    ours = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    theirs = torch.cat([gradient.flatten() for gradient in gradients])
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    for own, other in zip(network.buffers(), plain.buffers(), strict=True):
+        assert torch.allclose(own.double(), other.double(), rtol=1e-9)
+
+
+def test_accuracies_under_attack_are_those_of_the_attacks(batch):
+    network, _, x = batch
+    network.eval()
+    y = network(x).argmax(1)
+    assert accuracies_under_attack(network, x, y, 0.0) == (1, 1)
+    eps = 0.05
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(network(x.requires_grad_()), y, reduction="sum"), x)
+    one = (network((x + eps * gradient.sign()).clamp(0, 1)).argmax(1) == y).double().mean().item()
+    several = bim_a(network, x.detach(), y, eps=eps, eps_step=eps / 3, max_iter=5, targeted=False)
+    assert accuracies_under_attack(network, x.detach(), y, eps) == (one, 1 - several.success.double().mean().item())
+
+
+def test_a_network_that_bends_its_loss_withstands_one_step_alone():
+    """Catastrophic overfitting in closed form: the margin falls, rises again beyond one step, and several get out."""
+
+    class Bent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x):
+            moved = (x - 0.5).flatten(1).mean(1)
+            margin = self.scale * torch.cos(moved * torch.pi / 0.05 + 0.3)  # crosses zero at half the step
+            return torch.stack([margin, -margin], 1)
+
+    x, y = torch.full((4, 1, 2, 2), 0.5), torch.zeros(4, dtype=torch.long)
+    assert accuracies_under_attack(Bent(), x, y, 0.08) == (1, 0)
 
 
 def test_alpha_one_is_plain_training(batch):

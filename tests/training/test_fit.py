@@ -1,16 +1,18 @@
-"""One fold: learning, the best epoch, patience, being killed, and what augmentation may do."""
+"""One fold: learning, the best epoch, patience, and being killed."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 from advtrack.errors import InputError
 from advtrack.training import fit as module
-from advtrack.training.fit import Epoch, Settings, classification_loss, fit, mask, mix, probabilities, roll
+from advtrack.training import state as state_module
+from advtrack.training.fit import Settings, classification_loss, fit, probabilities
+from advtrack.training.state import Checkpoint
 
 SIDE = 12
 
@@ -107,19 +109,6 @@ def test_keeps_the_best_epoch(tmp_path):
     assert loss == pytest.approx(best.stop_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "losses", "expected"),
-    [
-        ([0.5, 0.9, 0.7], [1.0, 2.0, 0.1], 2),
-        ([0.5, 0.9, 0.9], [1.0, 0.5, 0.4], 3),
-        ([0.9, 0.9, 0.9], [0.4, 0.4, 0.4], 1),
-    ],
-)
-def test_best_is_by_accuracy_then_loss_then_the_first(accuracies, losses, expected):
-    history = [Epoch(i + 1, 0.0, loss, acc) for i, (acc, loss) in enumerate(zip(accuracies, losses, strict=True))]
-    assert module._best(history).number == expected
-
-
 @pytest.mark.parametrize(("patience", "epochs"), [(2, 3), (4, 5), (0, 9)])
 def test_patience_ends_training_that_does_not_improve(tmp_path, monkeypatch, patience, epochs):
     monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5))
@@ -144,7 +133,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("eps", [None, 0.05])
 @pytest.mark.parametrize("last", [1, 2, 5])
 def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch, last, eps):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
     data, undisturbed, whole = Stripes(noise=1.0), network(), []
     best = train(undisturbed, data, tmp_path / "whole.pt", whole.append, eps=eps)
 
@@ -166,7 +155,7 @@ def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_pa
 
 
 def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
     data, undisturbed = Stripes(noise=1.0), network()
     train(undisturbed, data, tmp_path / "whole.pt", patience=3)
     for last in (2, 4):
@@ -198,7 +187,7 @@ def test_finished_training_is_not_repeated_while_its_file_is_there(tmp_path, mon
 
 
 def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
 
     def die(epoch):
         if epoch.number == 3:
@@ -208,6 +197,47 @@ def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
         train(network(), Stripes(), tmp_path / "state.pt", die)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert [epoch["number"] for epoch in state["history"]] == [1, 2]
+
+
+def test_a_kill_while_the_state_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
+    original, written = torch.save, []
+
+    def save(content, path):
+        written.append(path)
+        original(content, path)
+        if len(written) == 3:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(Killed):
+            train(network(), Stripes(), tmp_path / "state.pt")
+    assert len(torch.load(tmp_path / "state.pt", weights_only=True)["history"]) == 2
+    undisturbed, continued = network(), network(seed=9)
+    train(undisturbed, Stripes(), tmp_path / "whole.pt")
+    train(continued, Stripes(), tmp_path / "state.pt")
+    assert same_weights(undisturbed, continued)
+
+
+def test_epochs_too_short_for_it_are_not_all_written(tmp_path, monkeypatch):
+    """The clock says that each writing takes a second and each epoch two: after the first, 30 s must pass."""
+    clock, written = [0.0], []
+    original = Checkpoint.write
+
+    def write(self, progress):
+        written.append(len(progress.history))
+        clock[0] += 1
+        original(self, progress)
+
+    def tick(epoch):
+        clock[0] += 2
+
+    monkeypatch.setattr(Checkpoint, "write", write)
+    monkeypatch.setattr(state_module, "monotonic", lambda: clock[0])
+    train(network(), Stripes(), tmp_path / "state.pt", tick, epochs=35)
+    assert written == [1, 16, 31]
 
 
 def test_seeds_decide(tmp_path):
@@ -220,9 +250,96 @@ def test_seeds_decide(tmp_path):
     assert not same_weights(weights(4), weights(5))
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_option(tmp_path):
-    with pytest.raises(InputError, match=r"epoch [12] \(--lr 1e\+30\): lower the learning rate"):
-        train(network(), Stripes(), tmp_path / "state.pt", lr=1e30)
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_epoch_batch_and_learning_rate(tmp_path):
+    data, seen = Stripes(), []
+    images, poisoned = data.images, 12 + 1 + 4  # an epoch, its evaluation, and the fourth batch of the next
+
+    def read(indices):
+        seen.append(indices)
+        return images(indices) * np.float32(np.nan if len(seen) == poisoned else 1)
+
+    data.images = read
+    with pytest.raises(InputError, match=r"epoch 2, batch 4 of 12, at a learning rate of 0.00\d+: lower the peak"):
+        fit(network(), data, np.arange(96), np.arange(96, 120), options(batch_size=8), tmp_path / "s.pt", print)
+    assert len(seen) <= poisoned + 3  # those read ahead
+
+
+def test_an_eps_may_be_drawn_for_each_batch(tmp_path, monkeypatch):
+    drawn, original = [], module.adversarial_backward
+
+    def spy(*arguments, eps, alpha):
+        drawn.append(eps)
+        return original(*arguments, eps=eps, alpha=alpha)
+
+    monkeypatch.setattr(module, "adversarial_backward", spy)
+    train(network(), Stripes(), tmp_path / "state.pt", epochs=10, eps=0.1, random_eps=True)
+    assert len(set(drawn)) == 60 and 0 <= min(drawn) < 0.02 and 0.08 < max(drawn) <= 0.1
+    assert np.mean(drawn) == pytest.approx(0.05, abs=4 * 0.1 / np.sqrt(12 * 60))
+    first, drawn[:] = drawn[:], []
+    train(network(), Stripes(), tmp_path / "state.pt", epochs=10, eps=0.1, random_eps=True)
+    assert drawn == first
+
+
+def test_training_that_overfits_to_one_step_stops_with_the_weights_from_before(tmp_path, monkeypatch):
+    script = iter([(0.3, 0.2), (0.5, 0.4), (0.9, 0.1), (1.0, 0.0), (1.0, 0.0)])
+    monkeypatch.setattr(module, "accuracies_under_attack", lambda *arguments: next(script))
+    monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5 + len(seen) / 10))
+    net, seen, kept = network(), [], {}
+
+    def keep(epoch):
+        seen.append(epoch)
+        kept[epoch.number] = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+    best = train(net, Stripes(), tmp_path / "state.pt", keep, epochs=9, eps=0.1)
+    assert len(seen) == 4 and best.number == 2  # though later ones were more accurate
+    assert [(epoch.fgsm_accuracy, epoch.bim_accuracy) for epoch in seen[:2]] == [(0.3, 0.2), (0.5, 0.4)]
+    assert all(torch.equal(tensor, kept[2][name]) for name, tensor in net.state_dict().items())
+
+
+def test_plain_training_is_not_attacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "accuracies_under_attack", None)
+    best = train(network(), Stripes(), tmp_path / "state.pt", epochs=1)
+    assert best.fgsm_accuracy is None and best.bim_accuracy is None
+
+
+def rates(monkeypatch, tmp_path, **changes):
+    """The learning rate of each batch."""
+    seen, original = [], torch.optim.AdamW.step
+
+    def step(self, *arguments):
+        seen.append(self.param_groups[0]["lr"])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    train(network(), Stripes(), tmp_path / "state.pt", **changes)
+    return np.array(seen)
+
+
+def test_the_learning_rate_rises_and_falls_or_falls(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        one_cycle = rates(patch, tmp_path, epochs=4, lr=1e-2)
+    assert len(one_cycle) == 24
+    assert one_cycle.argmax() == 5 and one_cycle.max() == pytest.approx(1e-2)  # a quarter of 24 steps
+    assert one_cycle[0] == pytest.approx(4e-4) and one_cycle[-1] < 1e-6
+    cosine = rates(monkeypatch, tmp_path, epochs=4, lr=1e-2, schedule="cosine")
+    assert np.allclose(cosine, 1e-2 * (1 + np.cos(np.pi * np.arange(24) / 24)) / 2)
+
+
+@pytest.mark.parametrize("eps", [None, 0.05])
+def test_what_is_pretrained_stays_in_the_first_epochs(tmp_path, eps):
+    net, states = network(), []
+    pretrained = [name for name, _ in net.named_parameters() if not name.startswith("6.")]
+    states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+    def keep(epoch):
+        states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+    training = options(epochs=3, freeze_epochs=2, eps=eps)
+    fit(net, Stripes(), *parts(Stripes()), training, tmp_path / "s.pt", keep, pretrained)
+    for name in states[0]:  # convolution and BatchNorm with its statistics, and the linear head
+        changed = [not torch.equal(before[name], after[name]) for before, after in pairwise(states)]
+        assert changed == ([True] * 3 if name.startswith("6.") else [False, False, True]), name
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_a_last_batch_of_one_is_left_out(tmp_path):
@@ -259,94 +376,3 @@ def test_label_smoothing_of_a_tenth():
     smooth = 0.9 * label + 0.1 / 3
     expected = -(smooth * logits.log_softmax(1)).sum()
     assert torch.allclose(classification_loss(logits, label), expected)
-
-
-@pytest.mark.parametrize(
-    ("augmentation", "expected"), [("all", ["roll", "mask", "mix"]), ("roll", ["roll"]), ("none", [])]
-)
-def test_augmentation_is_as_asked_for(tmp_path, monkeypatch, augmentation, expected):
-    calls = []
-
-    def spy(name):
-        original = getattr(module, name)
-
-        def call(*arguments):
-            calls.append(name)
-            return original(*arguments)
-
-        monkeypatch.setattr(module, name, call)
-
-    for name in ("roll", "mask", "mix"):
-        spy(name)
-    train(network(), Stripes(), tmp_path / "state.pt", epochs=1, batch_size=90, augmentation=augmentation)
-    assert sorted(calls) == sorted(expected)
-
-
-BATCHES = {
-    "n": st.integers(1, 6),
-    "height": st.integers(1, 20),
-    "width": st.integers(1, 20),
-    "seed": st.integers(0, 99),
-}
-
-
-def draws(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES)
-def test_a_roll_keeps_every_column_and_their_order(n, height, width, seed):
-    x = torch.rand((n, 1, height, width), generator=draws(seed))
-    rolled = roll(x, draws(seed))
-    for before, after in zip(x, rolled, strict=True):
-        assert any(torch.equal(after, before.roll(shift, 2)) for shift in range(width))
-    assert torch.equal(rolled, roll(x, draws(seed)))
-
-
-def test_a_roll_goes_everywhere_and_differs_between_clips():
-    x = torch.arange(8.0).expand(400, 1, 2, 8)
-    starts = roll(x, draws(0))[:, 0, 0, 0].long()
-    assert starts.bincount(minlength=8).min() > 25
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES)
-def test_a_mask_silences_a_band_of_rows_and_one_of_columns(n, height, width, seed):
-    x = 0.1 + 0.9 * torch.rand((n, 1, height, width), generator=draws(seed))
-    before = x.clone()
-    masked = mask(x, draws(seed))
-    assert torch.equal(x, before) and torch.equal(masked, mask(x, draws(seed)))
-    for clip, original in zip(masked[:, 0], x[:, 0], strict=True):
-        hidden = clip == 0
-        rows, columns = hidden.all(1), hidden.all(0)
-        assert torch.equal(hidden, rows[:, None] | columns)
-        assert torch.equal(clip[~hidden], original[~hidden])
-        for band, length in ((rows, height), (columns, width)):
-            assert band.sum() <= length / 6
-            assert (band.long().diff() == 1).sum() + band[0].long() <= 1  # in one piece
-
-
-def test_masks_do_hide_something():
-    assert (mask(torch.ones(50, 1, 24, 24), draws(0)) == 0).double().mean() > 0.05
-
-
-@settings(max_examples=40, deadline=None)
-@given(**BATCHES, classes=st.integers(1, 5))
-def test_a_mix_blends_inputs_and_labels_in_the_same_shares(n, height, width, seed, classes):
-    x = torch.rand((n, 1, height, width), generator=draws(seed))
-    y = torch.randint(classes, (n,), generator=draws(seed))
-    labels = functional.one_hot(y, classes).float()
-    mixed, shares = mix(x, labels, draws(seed))
-    assert mixed.min() >= 0 and mixed.max() <= 1
-    assert shares.min() >= 0 and torch.allclose(shares.sum(1), torch.ones(n), atol=1e-6)
-    assert (shares.gather(1, y[:, None]) >= 0.6 - 1e-6).all()  # the own label leads
-    again, same = mix(x, labels, draws(seed))
-    assert torch.equal(mixed, again) and torch.equal(shares, same)
-
-
-def test_a_mix_of_marked_clips_shows_its_shares_in_both():
-    labels = torch.eye(6)
-    mixed, shares = mix(labels[:, None, None, :], labels, draws(3))  # a clip is its own label
-    assert torch.allclose(mixed[:, 0, 0], shares)
-    assert (shares > 0).sum(1).max() == 2

@@ -1,0 +1,71 @@
+"""The epochs of a training so far: which is the best, and whether it is to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch: mean training loss; loss and accuracy on the early-stopping part.
+
+    Of adversarial training also the accuracies on some of that part under FGSM and under BIM, at the eps of training.
+    """
+
+    number: int
+    train_loss: float
+    stop_loss: float
+    stop_accuracy: float
+    fgsm_accuracy: float | None = None
+    bim_accuracy: float | None = None
+
+
+#: Catastrophic overfitting (ours): BIM's accuracy, once at least _ROBUST, is halved, while that under FGSM is no lower
+#: than it was then, and above BIM's by at least _GAP.
+_ROBUST, _GAP = 0.2, 0.3
+
+
+def collapsed(history: Sequence[Epoch]) -> list[int]:
+    """Numbers of the epochs after which a network withstands one step and no longer several (Wong et al. 2020)."""
+    found = []
+    best_bim = best_fgsm = 0.0  # of the epoch that BIM had the least success after, and under FGSM then
+    for epoch in history:
+        if epoch.bim_accuracy is None or epoch.fgsm_accuracy is None:
+            continue
+        if epoch.bim_accuracy > best_bim:
+            best_bim, best_fgsm = epoch.bim_accuracy, epoch.fgsm_accuracy
+        halved = best_bim >= _ROBUST and epoch.bim_accuracy <= best_bim / 2
+        if halved and epoch.fgsm_accuracy >= max(best_fgsm, epoch.bim_accuracy + _GAP):
+            found.append(epoch.number)
+    return found
+
+
+def overfitted_since(history: Sequence[Epoch]) -> int | None:
+    """The epoch from which on all have collapsed, two of them at least: one alone may be chance."""
+    since = len(history) + 1
+    marked = set(collapsed(history))
+    while since - 1 in marked:
+        since -= 1
+    return since if len(history) - since >= 1 else None
+
+
+def best(history: Sequence[Epoch]) -> Epoch:
+    """The epoch of the highest accuracy on the early-stopping part, then the lowest loss, then the first.
+
+    Epochs that have collapsed are left out.
+    """
+    marked = set(collapsed(history))
+    return max(
+        (epoch for epoch in history if epoch.number not in marked),
+        key=lambda epoch: (epoch.stop_accuracy, -epoch.stop_loss),
+    )
+
+
+def goes_on(history: Sequence[Epoch], epochs: int, patience: int) -> bool:
+    """Whether another epoch follows: neither are all done, nor was there no improvement in ``patience`` of them, nor
+    has training overfitted to one step."""
+    if not history:
+        return True
+    patient = not patience or len(history) - best(history).number < patience
+    return len(history) < epochs and patient and overfitted_since(history) is None

@@ -1,0 +1,64 @@
+"""Which epoch is the best, and when training has overfitted to one step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advtrack.training.history import Epoch, best, collapsed, goes_on, overfitted_since
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "expected"),
+    [
+        ([0.5, 0.9, 0.7], [1.0, 2.0, 0.1], 2),
+        ([0.5, 0.9, 0.9], [1.0, 0.5, 0.4], 3),
+        ([0.9, 0.9, 0.9], [0.4, 0.4, 0.4], 1),
+    ],
+)
+def test_best_is_by_accuracy_then_loss_then_the_first(accuracies, losses, expected):
+    history = [Epoch(i + 1, 0.0, loss, acc) for i, (acc, loss) in enumerate(zip(accuracies, losses, strict=True))]
+    assert best(history).number == expected
+
+
+def attacked(fgsm, bim, accuracy=0.5):
+    pairs = zip(fgsm, bim, strict=True)
+    return [Epoch(i + 1, 1.0, 1.0, accuracy + i / 100, one, several) for i, (one, several) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("fgsm", "bim", "marked", "since"),
+    [
+        # As in Wong et al. (2020), figure 2: one step is withstood ever better, several no longer.
+        ([0.3, 0.4, 0.5, 0.8, 0.9], [0.2, 0.3, 0.4, 0.1, 0.0], [4, 5], 4),
+        ([0.3, 0.4, 0.5, 0.8, 0.9, 1.0], [0.2, 0.3, 0.4, 0.1, 0.0, 0.0], [4, 5, 6], 4),
+        ([0.3, 0.4, 0.5, 0.8], [0.2, 0.3, 0.4, 0.1], [4], None),  # one epoch may be chance
+        ([0.3, 0.4, 0.8, 0.5, 0.9], [0.2, 0.4, 0.1, 0.4, 0.1], [3, 5], None),  # it recovered
+        ([0.3, 0.5, 0.2, 0.1], [0.2, 0.4, 0.1, 0.0], [], None),  # FGSM falls as well: training got worse
+        ([0.1, 0.4, 0.8, 0.9], [0.0, 0.1, 0.0, 0.0], [], None),  # there was nothing to lose
+        ([0.5, 0.5, 0.5], [0.4, 0.2, 0.2], [2, 3], 2),
+        ([0.5, 0.5, 0.5], [0.4, 0.3, 0.3], [], None),
+        ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], [], None),
+    ],
+)
+def test_overfitting_to_one_step_is_told_from_its_course(fgsm, bim, marked, since):
+    history = attacked(fgsm, bim)
+    assert collapsed(history) == marked
+    assert overfitted_since(history) == since
+    assert goes_on(history, 99, 0) == (since is None)
+    assert best(history).number == max(set(range(1, len(fgsm) + 1)) - set(marked))
+
+
+RATE = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(RATE, RATE), min_size=1, max_size=12))
+def test_some_epoch_always_counts_and_what_is_marked_lies_after_a_better_one(rates):
+    history = attacked(*zip(*rates, strict=True))
+    marked = collapsed(history)
+    assert best(history).number not in marked
+    for number in marked:
+        assert any(epoch.bim_accuracy >= 2 * history[number - 1].bim_accuracy for epoch in history[: number - 1])
+
+
+def test_plain_training_does_not_overfit_to_what_it_was_not_trained_on():
+    assert collapsed([Epoch(1, 1.0, 1.0, 0.5), Epoch(2, 1.0, 1.0, 0.4)]) == []

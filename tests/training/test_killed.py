@@ -1,0 +1,84 @@
+"""A real process that trains, killed at any moment: the next one ends with the same weights, bit for bit."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+PROGRAM = textwrap.dedent("""
+    import os, signal, sys
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from advtrack.processes import Terminated
+    from advtrack.training import state
+    from advtrack.training.fit import Settings, fit
+
+    torch.set_num_threads(1)
+    state._SHARE_OF_TIME = np.inf  # epochs of milliseconds are written all the same
+    folder, eps = Path(sys.argv[1]), float(sys.argv[2])
+    count, how, pieces = int(sys.argv[3]), getattr(signal, sys.argv[4]), 0
+
+
+    class Noise:
+        classes = ("a", "b", "c")
+        y = np.arange(80) % 3
+        x = (np.random.default_rng(0).random((80, 1, 12, 12)) + y[:, None, None, None] / 9).astype(np.float32)
+
+        def images(self, indices):
+            return self.x[indices].clip(0, 1)
+
+
+    class Bomb(nn.Module):
+        # Goes off in the middle of a step: what comes after it has not been computed yet.
+        def forward(self, x):
+            global count
+            count -= self.training
+            if count == 0:
+                os.kill(os.getpid(), how)
+            return x
+
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), Bomb(), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(32, 3),
+    )
+    options = Settings(epochs=5, patience=0, batch_size=16, lr=1e-2, seed=1, eps=eps or None)
+    told = []
+    try:
+        fit(network, Noise(), np.arange(64), np.arange(64, 80), options, folder / "state.pt", told.append)
+    except Terminated:
+        sys.exit(99)
+    torch.save({"network": network.state_dict(), "told": [vars(epoch) for epoch in told]}, folder / "weights.pt")
+""")
+
+
+def run(folder, eps, count=0, how=signal.SIGKILL):
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(eps), str(count), how.name]
+    return subprocess.run(command, timeout=120, check=False).returncode
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.05])
+def test_weights_are_the_same_bit_for_bit(tmp_path, eps):
+    """Four batches an epoch; adversarial training passes twice in each."""
+    passes = 2 if eps else 1
+    assert run(tmp_path / "undisturbed", eps) == 0
+    folder = tmp_path / "killed"
+    assert run(folder, eps, 7 * passes) == -signal.SIGKILL  # in epoch 2: continues with epoch 2
+    assert run(folder, eps, 6 * passes, signal.SIGTERM) == 99  # in epoch 3: continues after that batch
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert len(state["history"]) == 2 and len(state["losses"]) == 2
+    assert run(folder, eps, 3 * passes) == -signal.SIGKILL  # in epoch 4: continues with epoch 4
+    assert run(folder, eps) == 0
+    whole, continued = (torch.load(place / "weights.pt") for place in (tmp_path / "undisturbed", folder))
+    assert whole["told"] == continued["told"] and len(whole["told"]) == 5
+    for name, tensor in whole["network"].items():
+        assert torch.equal(tensor, continued["network"][name]), name
