@@ -128,12 +128,13 @@ class Viewing(nn.Module):
         return x.view(len(x), -1)[:, :4]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_arrays_of_any_layout_and_length(name, art_classifier, clips):
+def test_arrays_of_any_layout_and_length(name, precision, art_classifier, clips):
     attack = (
-        ATTACKS[name](art_classifier(Viewing()), max_iter=2)
+        ATTACKS[name](art_classifier(Viewing()), max_iter=2, precision=precision)
         if name != "fgsm"
-        else ATTACKS[name](art_classifier(Viewing()))
+        else ATTACKS[name](art_classifier(Viewing()), precision=precision)
     )
     x = clips(4, dtype=torch.float32).numpy()
     y = np.zeros(4, int)
