@@ -225,6 +225,17 @@ def test_gradients_switched_off_outside_do_not_matter(name, mlp_victim, clips):
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
+def test_a_mode_that_forbids_gradients_is_refused_in_one_line(name, linear_victim, clips):
+    network, x, y = linear_victim(), clips(4), torch.zeros(4, dtype=torch.int64)
+    with torch.inference_mode():
+        made_there = x.clone()
+        with pytest.raises(ValueError, match=r"under torch\.inference_mode.*: use torch\.no_grad"):
+            struck(name, network, x, y, x)
+    with pytest.raises(ValueError, match="tensors made there"):
+        struck(name, network, made_there, y, x)
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_native_attacks_refuse_what_is_no_input(name, linear_victim, clips):
     x, y = clips(4), torch.zeros(4, dtype=torch.int64)
     for bad_x, bad_y, named in (
