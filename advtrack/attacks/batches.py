@@ -147,6 +147,8 @@ def _in_bfloat16(
 ) -> AttackOutcome:
     """Attack in bfloat16, and in the network's own precision where that does not confirm a success."""
     outcome = attack(_InBFloat16(network), x, y, targeted=targeted, **params)
+    if not len(x):  # which not every victim can take
+        return outcome
     with frozen(network), torch.no_grad():
         logits = network(outcome.x_adv)
     # An attack may have promised more than to cross the boundary.

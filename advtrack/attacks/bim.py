@@ -122,6 +122,8 @@ def _iterate(
                 break
             iterate = x_adv[active].requires_grad_(k < max_iter)
             logits = network(iterate)
+            if k == 0:
+                checks.labels(y, len(x), logits.shape[1])
             forwards[active] += 1
             adversarial[active, k] = is_adversarial(logits, y[active], targeted)
 

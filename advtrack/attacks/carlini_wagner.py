@@ -126,6 +126,8 @@ def carlini_wagner(
                     break
                 x_k = box.inputs(w).requires_grad_()
                 logits = network(x_k).to(x.dtype)
+                if not forwards.any():
+                    checks.labels(y, len(x), logits.shape[1])
                 forwards[active] += 1
                 f = missing = margin(logits, y[active], targeted)
                 if not targeted:

@@ -39,7 +39,9 @@ def inputs(name: str, x: Tensor) -> None:
 
 
 def samples(x: Tensor, y: Tensor) -> None:
-    """Refuse inputs and labels that no attack can run with."""
+    """Refuse inputs and labels that no attack can run with, and a mode that has no gradients to give."""
+    if torch.is_inference_mode_enabled() or x.is_inference() or y.is_inference():
+        raise ValueError("attacks do not work under torch.inference_mode, nor on tensors made there: use torch.no_grad")
     inputs("x", x)
     labels(y, len(x))
 

@@ -92,6 +92,7 @@ def deepfool(
             logits = network(x_k).to(x.dtype)
             forwards[active] += 1
             if iteration == 0:
+                checks.labels(y, len(x), logits.shape[1])
                 depth = overshoot * _DEPTH * steady(margin(logits, y, targeted=False), logits)
                 nearby = rivals(logits, y, candidates)
                 slopes = torch.full_like(nearby, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
@@ -207,6 +208,7 @@ def _step_to_boundary(
     shortest = SHORTEST_STEP * torch.exp2(ties.clamp(max=20).to(step.dtype)).unsqueeze(1)
     for rival in least.argsort(dim=1, stable=True).unbind(1):
         rival = rival.unsqueeze(1)
+        # On a GPU the question costs less than the pass that it may save.
         looked_at = least.gather(1, rival) < nearest
         if not looked_at.any():
             continue

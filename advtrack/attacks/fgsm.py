@@ -81,6 +81,7 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
         with frozen(network):
             clean = x_adv.requires_grad_()
             logits = network(clean)
+            checks.labels(y, len(x), logits.shape[1])
             x_adv = fgsm_step(clean.detach(), ascent_direction(logits, clean, y, targeted), for_each(eps, x))
             with torch.no_grad():
                 success = is_adversarial(network(x_adv), y, targeted)

@@ -79,6 +79,8 @@ def jsma(
                 break
             x_k = x_adv[active].requires_grad_()
             logits = network(x_k)
+            if iteration == 0:
+                checks.labels(y, len(x), logits.shape[1])
             forwards[active] += 1
             fooled = is_adversarial(logits, y[active], targeted)
             first_success[active[fooled]] = iteration

@@ -212,6 +212,7 @@ class _TopScores:
     def __init__(self, network: nn.Module, y: Tensor, top_k: int, query_batch: int) -> None:
         self.network, self.y, self.top_k, self.query_batch = network, y, top_k, query_batch
         self.queries = torch.zeros_like(y)
+        self.classes: int | None = None  # unknown until it has answered
 
     def __call__(self, points: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The target's score, whether it is among those shown, and whether it is the first, shape (len(points),) each.
@@ -230,8 +231,11 @@ class _TopScores:
             except RuntimeError as error:
                 self.query_batch = halved(min(self.query_batch, len(points) - begin), error, points.device)
                 continue
+            if self.classes is None:
+                self.classes = logits.shape[1]
+                checks.labels(self.y, len(self.y), self.classes)
             begin += self.query_batch
-            values, classes = logits.log_softmax(1).topk(min(self.top_k, logits.shape[1]), dim=1)
+            values, classes = logits.log_softmax(1).topk(min(self.top_k, self.classes), dim=1)
             hit = classes == targets[:, None]
             valid = logits.isfinite().all(1)
             bounded = values.where(hit, values[:, -1:]).amax(1)

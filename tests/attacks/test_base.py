@@ -10,7 +10,7 @@ from art.defences.postprocessor import ReverseSigmoid
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS, checks
 from advtrack.attacks.base import Attack, Choices, Range
 from advtrack.attacks.batches import in_batches
 from advtrack.attacks.victim import is_adversarial
@@ -128,12 +128,13 @@ class Viewing(nn.Module):
         return x.view(len(x), -1)[:, :4]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_arrays_of_any_layout_and_length(name, art_classifier, clips):
+def test_arrays_of_any_layout_and_length(name, precision, art_classifier, clips):
     attack = (
-        ATTACKS[name](art_classifier(Viewing()), max_iter=2)
+        ATTACKS[name](art_classifier(Viewing()), max_iter=2, precision=precision)
         if name != "fgsm"
-        else ATTACKS[name](art_classifier(Viewing()))
+        else ATTACKS[name](art_classifier(Viewing()), precision=precision)
     )
     x = clips(4, dtype=torch.float32).numpy()
     y = np.zeros(4, int)
@@ -224,12 +225,38 @@ def test_gradients_switched_off_outside_do_not_matter(name, mlp_victim, clips):
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
+def test_a_mode_that_forbids_gradients_is_refused_in_one_line(name, linear_victim, clips):
+    network, x, y = linear_victim(), clips(4), torch.zeros(4, dtype=torch.int64)
+    with torch.inference_mode():
+        made_there = x.clone()
+        with pytest.raises(ValueError, match=r"under torch\.inference_mode.*: use torch\.no_grad"):
+            struck(name, network, x, y, x)
+    with pytest.raises(ValueError, match="tensors made there"):
+        struck(name, network, made_there, y, x)
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_labels_are_checked_once_for_all_forwards(name, mlp_victim, clips, predict, monkeypatch):
+    """The question waits for a GPU to finish."""
+    asked = []
+    monkeypatch.setattr(checks, "labels", lambda y, count, classes=math.inf: asked.append(classes))
+    network, x = mlp_victim(), clips(6)
+    y = (predict(network, x) + ATTACKS[name].defaults["targeted"]) % 4
+    given = {"start": x.flip(0)} if ATTACKS[name].starts else {}
+    given |= {"eps": 0.1} if not ATTACKS[name].minimises else {}
+    given |= {"max_iter": 10} if name != "fgsm" else {}
+    ATTACKS[name].native(network, x, y, **given)
+    assert asked == [math.inf, 4]
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_native_attacks_refuse_what_is_no_input(name, linear_victim, clips):
     x, y = clips(4), torch.zeros(4, dtype=torch.int64)
     for bad_x, bad_y, named in (
         (3 * x, y, "x must be"),
         (x, y[:2], "y must be 4 labels"),
         (x, y - 1, "y must be labels"),
+        (x, y + 4, "y must be labels from 0 to 3"),
     ):
         with pytest.raises(ValueError, match=named):
             struck(name, linear_victim(), bad_x, bad_y, x)
