@@ -1,4 +1,4 @@
-"""Intervals and tests over recordings: against scipy, closed forms and brute force, and their coverage by simulation."""
+"""Intervals and tests over recordings: against scipy, closed forms, brute force; their coverage by simulation."""
 
 import itertools
 
