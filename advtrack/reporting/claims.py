@@ -12,7 +12,7 @@ import numpy as np
 from advtrack.reporting.cells import Cell, Table
 from advtrack.reporting.estimates import accuracy, fooled_under_plain
 from advtrack.reporting.numbers import bracket, clean, fixed, scaled
-from advtrack.reporting.records import AttackRecord, VictimRecord
+from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 from advtrack.reporting.statistics import CONFIDENCE, Bootstrap
 
 Verdict = Literal["holds", "fails", "undecided"]
@@ -108,7 +108,7 @@ def judge(
 
 def _best_representation(
     dataset: str,
-    victims: Mapping[tuple[str, str, str], VictimRecord],
+    victims: Mapping[tuple[str, str, Training], VictimRecord],
     representations: Sequence[str],
     models: Sequence[str],
 ) -> Claim:
@@ -134,7 +134,7 @@ def _best_representation(
 
 def _gains_most(
     dataset: str,
-    victims: Mapping[tuple[str, str, str], VictimRecord],
+    victims: Mapping[tuple[str, str, Training], VictimRecord],
     representations: Sequence[str],
     models: Sequence[str],
     attacks: Sequence[str],
@@ -226,7 +226,7 @@ def _every_cell(
 
 def _still_reached(
     dataset: str,
-    victims: Mapping[tuple[str, str, str], VictimRecord],
+    victims: Mapping[tuple[str, str, Training], VictimRecord],
     places: Sequence[tuple[str, str]],
     attacks: Sequence[str],
 ) -> Claim:

@@ -61,34 +61,39 @@ class Victims:
                 raise ValueError(f"two records for {place}: runs {other.run_id} and {record.run_id}")
             self._victims[name] = record
 
-    def pair(self, *cell: str) -> tuple[VictimRecord | None, VictimRecord | None]:
+    def pair(self, dataset: str, representation: str, model: str) -> tuple[VictimRecord | None, VictimRecord | None]:
         """The plain and the adversarially trained victim of one cell."""
-        dataset, representation, model = cell
         place = (dataset, representation, model)
         return self._victims.get((place, "plain")), self._victims.get((place, "adversarial"))
 
-    def attacked_pair(self, *cell: str) -> tuple[VictimRecord | None, VictimRecord | None]:
+    def attacked_pair(
+        self, dataset: str, representation: str, model: str
+    ) -> tuple[VictimRecord | None, VictimRecord | None]:
         """The same where attacks can be compared: a robust victim of another fold is not of this pair."""
-        plain, robust = self.pair(*cell)
+        plain, robust = self.pair(dataset, representation, model)
         alike = plain and robust and (plain.fold, plain.repeat) == (robust.fold, robust.repeat)
         return plain, robust if alike else None
 
-    def to_train(self, *cell: str) -> tuple[str, ...]:
+    def to_train(self, dataset: str, representation: str, model: str) -> tuple[str, ...]:
         """The commands that train what a cell lacks."""
-        plain, robust = self.attacked_pair(*cell)
-        lacking: list[Training] = [t for t, v in (("plain", plain), ("adversarial", robust)) if v is None]
-        return tuple(self.command(*cell, training, ()) for training in lacking)
+        plain, robust = self.attacked_pair(dataset, representation, model)
+        victims: dict[Training, VictimRecord | None] = {"plain": plain, "adversarial": robust}
+        return tuple(
+            self.command(dataset, representation, model, training, ())
+            for training, victim in victims.items()
+            if victim is None
+        )
 
-    def to_compare(self, unfinished: Sequence[str], *cell: str) -> tuple[str, ...]:
+    def to_compare(self, unfinished: Sequence[str], dataset: str, representation: str, model: str) -> tuple[str, ...]:
         """The commands that fill a cell in which these attacks are missing: trainings, then attacks on either."""
         if not unfinished:
             return ()
-        plain, robust = self.attacked_pair(*cell)
+        plain, robust = self.attacked_pair(dataset, representation, model)
         unbudgeted = tuple(attack for attack in self.attacks if plain is None or attack not in plain.attacks)
         wanted = self.attacks if robust is None else tuple(unfinished)
-        steps = [*self.to_train(*cell)]
-        steps += [self.command(*cell, "plain", unbudgeted)] if unbudgeted else []
-        return (*steps, self.command(*cell, "adversarial", wanted))
+        steps = [*self.to_train(dataset, representation, model)]
+        steps += [self.command(dataset, representation, model, "plain", unbudgeted)] if unbudgeted else []
+        return (*steps, self.command(dataset, representation, model, "adversarial", wanted))
 
 
 def table_one(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequence[str]) -> Table:
@@ -110,10 +115,10 @@ def table_one(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequenc
         ``repeat spread``), and of the drop ``drop``, ``drop low``, ``drop high`` and ``drop folds``.
     """
 
-    def cell(*place: str) -> Cell:
-        plain, robust = victims.pair(*place)
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = victims.pair(dataset, representation, model)
         if plain is None or not plain.folds:
-            return Cell(ABSENT, missing=victims.to_train(*place))
+            return Cell(ABSENT, missing=victims.to_train(dataset, representation, model))
         ours = folds_by_number(plain)
         mean = clean(100 * statistics.fmean(fold.accuracy for fold in ours.values()))
         bootstrap = over_tests(*ours.values())
@@ -129,7 +134,7 @@ def table_one(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequenc
         theirs = folds_by_number(robust) if robust else {}
         both = sorted(ours.keys() & theirs.keys())
         if robust is None or not both:
-            missing = (victims.command(*place, "adversarial", ()),)
+            missing = (victims.command(dataset, representation, model, "adversarial", ()),)
             return Cell(f"{text}; drop {ABSENT}", mean, interval, missing, runs=(plain.run_id,), details=details)
         pairs = [(ours[number], theirs[number]) for number in both]
         drop = clean(100 * statistics.fmean(before.accuracy - after.accuracy for before, after in pairs))
@@ -171,8 +176,8 @@ def table_two(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequenc
         Values in percent; ``details`` hold the rate of each attack.
     """
 
-    def cell(*place: str) -> Cell:
-        plain, robust = victims.attacked_pair(*place)
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = victims.attacked_pair(dataset, representation, model)
         counted: dict[str, AttackRecord] = {}
         unfinished, notes = [], []
         for attack in victims.attacks:
@@ -188,7 +193,7 @@ def table_two(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequenc
                 if not source.target_reached:
                     reached = fixed(100 * source.fooling_rate, 1)
                     notes.append(f"{attack} fooled the plain model itself on only {reached} % at this budget")
-        missing = victims.to_compare(unfinished, *place)
+        missing = victims.to_compare(unfinished, dataset, representation, model)
         if plain is None or robust is None or not counted:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
         rates = {attack: clean(100 * (record.transferred_fooling_rate or 0)) for attack, record in counted.items()}
@@ -234,8 +239,8 @@ def table_three(victims: Victims, rows: Sequence[tuple[str, str]], models: Seque
         Ratios; ``details`` hold the ratio of each attack.
     """
 
-    def cell(*place: str) -> Cell:
-        plain, robust = victims.attacked_pair(*place)
+    def cell(dataset: str, representation: str, model: str) -> Cell:
+        plain, robust = victims.attacked_pair(dataset, representation, model)
         pairs: dict[str, tuple[AttackRecord, AttackRecord]] = {}
         unfinished, notes = [], []
         for attack in victims.attacks:
@@ -247,7 +252,7 @@ def table_three(victims: Victims, rows: Sequence[tuple[str, str]], models: Seque
                 notes.append(f"{attack} is left out, {obstacle}")
             else:
                 pairs[attack] = (below, above)
-        missing = victims.to_compare(unfinished, *place)
+        missing = victims.to_compare(unfinished, dataset, representation, model)
         if plain is None or robust is None or not pairs:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
         ratios = {attack: clean(above.perturbation / below.perturbation) for attack, (below, above) in pairs.items()}

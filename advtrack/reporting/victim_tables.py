@@ -75,7 +75,14 @@ def budgets_table(records: Sequence[VictimRecord]) -> Table:
                     Cell(str(record.passes), record.passes),
                 )
             )
-    values = ("Bound", "Missed at", "Iterations", "Fooling rate %", "Target reached", "At plain budget %")
+    values: tuple[str, ...] = (
+        "Bound",
+        "Missed at",
+        "Iterations",
+        "Fooling rate %",
+        "Target reached",
+        "At plain budget %",
+    )
     values += ("Ratio to plain", "Mean l0", "Mean l2", "Mean linf", "Clips", "Passes")
     return Table(
         "budgets",

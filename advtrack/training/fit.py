@@ -186,13 +186,13 @@ def _train_epoch(
     losses = torch.zeros(len(batches.sizes), pin_memory=device.type == "cuda")
     first = len(progress.losses)
     losses[:first] = progress.losses
-    rates = schedule.get_last_lr() * first
+    rates = [float(rate) for rate in schedule.get_last_lr()] * first
     for batch, (x, labels) in enumerate(batches.read(first, device), first):
         torch.manual_seed(((settings.seed * 10_007 + number) << 24) + batch)  # dropout draws from the global generator
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             value = _backward(network, x, labels, settings, (settings.seed, number, batch))
         losses[batch].copy_(value.detach(), non_blocking=True)
-        rates += schedule.get_last_lr()
+        rates += map(float, schedule.get_last_lr())
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
