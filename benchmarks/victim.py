@@ -17,7 +17,8 @@ from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.victims import find_victim
-from advtrack.tracking import registry, runs
+from advtrack.tracking import registry
+from advtrack.tracking.connection import connect
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def choose(arguments: argparse.Namespace) -> Chosen:
     """The victim meant, from the registry of the tracking store in use."""
-    runs.connect()
+    connect()
     version = find_victim(arguments.dataset, arguments.representation, arguments.model, arguments.victim)
     device = choose_device(arguments.device)
     victim = checkpoint.load(registry.download(version), device)
