@@ -174,7 +174,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
     tags |= {"overfitted_since": overfitted} if overfitted else {}
-    about = f"{task.kind} training, {task.protocol} protocol, repeat {repeat}, fold {fold}: "
+    about = f"{task.kind} training, fold {fold} of the {task.protocol} protocol, repeat {repeat}: "
     about += f"test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
     registered = registry.register(task.name, model_uri, child.run_id, tags, about)
     child.tags({"version": registered.version})

@@ -204,7 +204,9 @@ def test_imagenet_weights_are_downloaded_checked_and_kept(server, hub, imagenet_
     digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()[:8]
     (folder / "new.pth").rename(folder / f"resnet18-{digest}.pth")
     imagenet_url(f"{address}/resnet18-{digest}.pth")
-    body = build("resnet18", 4, weights="imagenet").body
+    network = build("resnet18", 4, weights="imagenet")
+    body, names = network.body, {name for name, _ in network.named_parameters()}
+    assert network.pretrained & names == names - {"body.fc.weight", "body.fc.bias"}
     assert torch.equal(body.conv1.weight, rgb_state["conv1.weight"].sum(1, keepdim=True))
     assert torch.equal(body.bn1.weight, rgb_state["bn1.weight"])
     (folder / f"resnet18-{digest}.pth").unlink()

@@ -1,15 +1,25 @@
 """Folds in a real MLflow store: what is trained again, and what is not."""
 
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 from threading import Thread
 from time import sleep
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
 
+from advtrack.cli import cli
 from advtrack.errors import InputError
+from advtrack.models.checkpoint import load
+from advtrack.processes import Terminated
 from advtrack.representations.image import ImageSettings
 from advtrack.stages import adversarial_train, fold
+from advtrack.stages import train as stage
 from advtrack.stages.predictions import pooled, read_predictions
 from advtrack.stages.train import Training, read_folds, train_folds, weights_digest
 from advtrack.stages.victims import only_victim, recipe
@@ -286,3 +296,58 @@ def test_a_recording_under_two_folds_is_refused_before_anything_runs(train, monk
     with pytest.raises(InputError, match=r"leak: recording 2 in training and test"):
         train(protocol="official", folds="fold2")
     assert not runs.find({})
+
+
+def weights_digest_of(fold):
+    return load(registry.download(registry.version(NAME, fold.version))).checkpoint_id
+
+
+def test_a_termination_marks_both_runs_and_the_same_command_continues_them(train, epochs, monkeypatch):
+    undisturbed = weights_digest_of(read_folds(train(work_dir="elsewhere"))[0])
+    original = fit._train_epoch
+
+    def terminated(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_train_epoch", terminated)
+        with pytest.raises(Terminated):
+            train(force=True)
+    killed = [run for run in runs.find({}) if run.info.status == "KILLED"]
+    assert {runs.tag(run, "stage") for run in killed} == {"train", "fold"}
+    (state,) = Path("work/training").glob("*.pt")
+    assert len(torch.load(state, weights_only=True)["losses"]) == 1
+    store_of_runs = MlflowClient()
+    for run in runs.find({}, status="FINISHED"):  # else they would be reused
+        store_of_runs.delete_run(run.info.run_id)
+    epochs.clear()
+    (fold,) = read_folds(train())
+    assert epochs == [1, 2] and fold.run_id in {run.info.run_id for run in killed}
+    assert weights_digest_of(fold) == undisturbed
+    assert not state.exists()
+
+
+def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store, monkeypatch):
+    def terminated(training):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(stage, "check", terminated)
+    monkeypatch.setattr("advtrack.cli._prepare_logging", lambda: None)  # for good, and for all tests
+    result = CliRunner().invoke(cli, ["train"])
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert result.output == "Terminated. The same command goes on from here.\n"
+
+
+def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog):
+    script = iter([(0.5, 0.5), (0.9, 0.1), (1.0, 0.0)])
+    monkeypatch.setattr(fit, "accuracies_under_attack", lambda *arguments: next(script))
+    (fold,) = read_folds(train(eps=0.1, epochs=9))
+    run = runs.get(fold.run_id)
+    assert run.data.metrics["best_epoch"] == 1
+    assert [run.data.metrics[name] for name in ("fgsm_accuracy", "bim_accuracy")] == [1.0, 0.0]
+    assert runs.tag(run, "overfitted_since") == "2"
+    assert registry.version(NAME, fold.version).tags["overfitted_since"] == "2"
+    assert (
+        "since epoch 2 it withstands FGSM and no longer BIM (catastrophic overfitting); epoch 1 counts" in caplog.text
+    )

@@ -27,6 +27,7 @@ class Stripes:
         self.x = generator.random((n, 1, SIDE, SIDE)).astype(np.float32) * noise
         for i, label in enumerate(self.y):
             self.x[i, 0, 3 * label : 3 * label + 3] += 0.7
+        self.x = self.x.clip(0, 1)
 
     def images(self, indices):
         return self.x[indices]
