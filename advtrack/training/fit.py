@@ -186,14 +186,14 @@ def _train_epoch(
     losses = torch.zeros(len(batches.sizes), pin_memory=device.type == "cuda")
     done = len(progress.losses)
     losses[:done] = progress.losses
-    rates = schedule.get_last_lr() * done
+    rates = [float(rate) for rate in schedule.get_last_lr()] * done
     for x, labels in batches.read(done, device):
         seeds = (settings.seed, number, done + 1)
         torch.manual_seed(int(np.random.default_rng((*seeds, 1)).integers(2**63)))  # of dropout
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             value = _backward(network, x, labels, settings, seeds)
         losses[done].copy_(value.detach(), non_blocking=True)
-        rates += schedule.get_last_lr()
+        rates += map(float, schedule.get_last_lr())
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
