@@ -184,25 +184,29 @@ def _train_epoch(
     # The GPU writes losses into pinned memory when it gets there: nobody waits for it, and those that are not
     # finite are seen some batches later.
     losses = torch.zeros(len(batches.sizes), pin_memory=device.type == "cuda")
-    first = len(progress.losses)
-    losses[:first] = progress.losses
-    rates = [float(rate) for rate in schedule.get_last_lr()] * first
-    for batch, (x, labels) in enumerate(batches.read(first, device), first):
-        torch.manual_seed(((settings.seed * 10_007 + number) << 24) + batch)  # dropout draws from the global generator
+    done = len(progress.losses)
+    losses[:done] = progress.losses
+    rates = [float(rate) for rate in schedule.get_last_lr()] * done
+    for x, labels in batches.read(done, device):
+        seeds = (settings.seed, number, done + 1)
+        torch.manual_seed(int(np.random.default_rng((*seeds, 1)).integers(2**63)))  # of dropout
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            value = _backward(network, x, labels, settings, (settings.seed, number, batch))
-        losses[batch].copy_(value.detach(), non_blocking=True)
+            value = _backward(network, x, labels, settings, seeds)
+        losses[done].copy_(value.detach(), non_blocking=True)
         rates += map(float, schedule.get_last_lr())
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         schedule.step()
+        done += 1
         _refuse_infinite(losses, rates, number)
         if terminated():
-            progress.losses = losses[: batch + 1].clone()
-            return None
+            break
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         _refuse_infinite(losses, rates, number)
+    if done < len(losses):
+        progress.losses = losses[:done].clone()
+        return None
     return float(np.average(losses.numpy(), weights=batches.sizes))
 
 
@@ -235,7 +239,7 @@ def _backward(network: nn.Module, x: Tensor, labels: Tensor, settings: Settings,
         return classification_loss(outputs, labels)
 
     if settings.eps is not None:
-        share = np.random.default_rng((*seeds, 1)).random() if settings.random_eps else 1.0
+        share = np.random.default_rng((*seeds, 2)).random() if settings.random_eps else 1.0
         return adversarial_backward(network, loss, x, eps=settings.eps * share, alpha=settings.alpha)
     value = loss(network(x))
     value.backward()

@@ -68,7 +68,7 @@ class Batches:
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """Inputs (n, 1, H, W) and label distributions (n, classes) of a batch, float32."""
-        part, rng = self._parts[number], np.random.default_rng((*self._seeds, number))
+        part, rng = self._parts[number], np.random.default_rng((*self._seeds, number + 1))
         labels = np.eye(len(self.data.classes), dtype=np.float32)[self.data.y[part]]
         x, labels = augment(self.data.images(part), labels, self.augmentation, rng)
         return torch.from_numpy(x), torch.from_numpy(labels)
