@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded
+from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -37,6 +38,8 @@ _HEADROOM = 3.0
 _TIE, _CONSTANTS = 1e-6, (1e-36, 1e28)
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
 _RIVALS = 7
+# In the place of a rival: whichever class is the strongest other one at each iterate, as in Eq. 6.
+_STRONGEST = -1
 
 
 def carlini_wagner(
@@ -57,6 +60,8 @@ def carlini_wagner(
     ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
     target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
     the victim were linear: the runner-up in logits, which Eq. 6 would take, often is not. Any other class is a success.
+    A sample that a constant has not led across that boundary is tried again with Eq. 6 itself, and keeps to it if that
+    makes it an example.
     Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
     itself, exactly, as long as w is where it started.
 
@@ -91,117 +96,163 @@ def carlini_wagner(
     AttackOutcome
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more. Not
-        targeted, up to seven backward passes find i.
+        targeted, up to seven backward passes find i, and a constant that is tried with Eq. 6 too costs twice as much.
     """
     _check(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
         initial_const=initial_const, targeted=targeted, abort_early=abort_early,
     )  # fmt: skip
     checks.samples(x, y)
-    x = x.detach()
-    x_adv = x.clone()
-    first_success = torch.full_like(y, -1, dtype=torch.int64)
-    forwards, backwards = torch.zeros_like(first_success), torch.zeros_like(first_success)
-    iterations = torch.zeros_like(first_success)
-    best = x.new_full((len(x),), torch.inf)
-    lower, upper = torch.zeros_like(best), torch.full_like(best, torch.inf)
-    const = torch.full_like(best, torch.nan if initial_const is None else initial_const)
-    outset, rate = torch.full_like(best, learning_rate), torch.full_like(best, learning_rate)
-    rival = torch.full_like(first_success, -1)
-    window = max(max_iter // 10, 5)
+    found = _Found(x.detach(), y, learning_rate)
+    const = torch.full_like(found.best, torch.nan if initial_const is None else initial_const)
+    lower, upper = torch.zeros_like(const), torch.full_like(const, torch.inf)
+    minimise = partial(
+        _minimise, network, y, found, targeted=targeted, confidence=confidence, learning_rate=learning_rate,
+        max_iter=max_iter, abort_early=abort_early,
+    )  # fmt: skip
 
     with frozen(network):
         for _ in range(binary_search_steps):
             # An input that is an example already, at distance 0, needs no constant.
-            active = (best > 0).nonzero().squeeze(1)
-            solved, inside = (torch.zeros_like(best, dtype=torch.bool) for _ in range(2))
-            box = _Box(x[active])
-            so_far = (x_adv[active] - box.x) * per_sample(best[active].isfinite(), x)
-            w = box.variable(so_far)
-            adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
-            lowest, earlier = torch.full_like(best, torch.inf), torch.full_like(best, torch.inf)
-
-            for iteration in range(max_iter + 1):
-                if not len(active):
-                    break
-                x_k = box.inputs(w).requires_grad_()
-                logits = network(x_k).to(x.dtype)
-                if not forwards.any():
-                    checks.labels(y, len(x), logits.shape[1])
-                forwards[active] += 1
-                f = missing = margin(logits, y[active], targeted)
-                if not targeted:
-                    if (rival < 0).any():  # at the very first forward, of all samples
-                        rival, passes = _nearest_rivals(logits, x_k, y, confidence)
-                        backwards += passes
-                    f = _lead(logits, y[active], rival[active])
-                delta = x_k.detach() - box.x
-                l2 = delta.flatten(1).norm(dim=1)
-
-                # The forward that made an example is the one that proves it. Until there is one, keep the last iterate.
-                fooled = is_adversarial(logits, y[active], targeted) & (missing <= -confidence)
-                kept = torch.where(fooled, l2 < best[active], best[active].isinf())
-                x_adv[active[kept]] = x_k.detach()[kept]
-                best[active[fooled & kept]] = l2[fooled & kept]
-                first = active[fooled & (first_success[active] < 0)]
-                first_success[first] = iterations[first]
-
-                hinge = rounded(f).clamp(min=-confidence)
-                going = (best[active] > 0) & hinge.isfinite() & missing.isfinite()
-                if abort_early and iteration > 0:
-                    # The sum that Eq. 5 minimises.
-                    loss = l2.square() + const[active] * hinge
-                    lowest[active] = lowest[active].minimum(loss)
-                    if iteration % window == 0:
-                        going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
-                        earlier[active] = lowest[active]
-                # A constant succeeds if it leads back to an example, or ends with one: an example on the way from the
-                # one that it started from is none of its successes.
-                stays = going & (iteration < max_iter)
-                inside[active] |= ~fooled
-                solved[active] |= fooled & (inside[active] | ~stays)
-                if not stays.any():
-                    break
-
-                # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a
-                # whole: samples that leave here get a row of zeros, and are charged for it.
-                slope, outside = torch.zeros_like(delta), going & ~fooled
-                if outside.any():
-                    slope = finite(rounded(torch.autograd.grad(f[outside].sum(), x_k)[0]))
-                    backwards[active] += 1
-                if not going.all():
-                    active, box, adam, w = active[going], box.rows(going), adam.rows(going), w[going]
-                    delta, slope, hinge = delta[going], slope[going], hinge[going]
-                if iteration == 0:
-                    # A tie lacks nothing, and yet has to move.
-                    steepness = _length(slope)
-                    distance = ((hinge + confidence) / steepness).clamp(min=_TIE)
-                    guess = (_HEADROOM * 2 * distance / steepness).clamp(*_CONSTANTS)
-                    const[active] = const[active].where(const[active].isfinite(), guess)
-
-                # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
-                reach = box.slope(w)
-                step = adam.step((2 * delta + per_sample(const[active], x) * slope) * reach)
-                iterations[active] += 1
-                if iteration == 0:
-                    # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
-                    length = (learning_rate * step * reach).flatten(1).norm(dim=1)
-                    cold = best[active].isinf()
-                    slowed = learning_rate * (distance / length).nan_to_num(nan=1.0).clamp(max=1)
-                    outset[active] = slowed.where(cold, outset[active])
-                    rate[active] = outset[active] * torch.where(cold, 1, _WARM_RATE)
-                w -= per_sample(rate[active], x) * _LAST_RATE ** (iteration / max_iter) * step
-
+            solved = minimise(found.best > 0, const, lower)
+            lost = found.astray & found.best.isinf()
+            if lost.any():
+                # Their rival led to no example: Eq. 6 itself, with a constant of its own, not below the one that failed.
+                lower[lost] = const[lost]
+                if initial_const is None:
+                    const[lost] = torch.nan
+                solved |= minimise(lost, const, lower, eq_6=True)
+                found.rival[lost & found.best.isfinite()] = _STRONGEST
+                lower[lost] = 0
             const, lower, upper = _next_constants(const, lower, upper, solved)
 
     return AttackOutcome.of(
-        x,
-        x_adv,
-        success=first_success >= 0,
-        first_success=first_success,
-        forwards=forwards,
-        backwards=backwards,
+        found.x,
+        found.x_adv,
+        success=found.first_success >= 0,
+        first_success=found.first_success,
+        forwards=found.forwards,
+        backwards=found.backwards,
     )
+
+
+class _Found:
+    """What has come of each sample so far."""
+
+    def __init__(self, x: Tensor, y: Tensor, learning_rate: float) -> None:
+        self.x, self.x_adv = x, x.clone()
+        self.best = x.new_full((len(x),), torch.inf)  # distance of the nearest example
+        self.first_success = torch.full_like(y, -1)
+        self.iterations, self.forwards, self.backwards = (torch.zeros_like(y) for _ in range(3))
+        self.outset = torch.full_like(self.best, learning_rate)  # the rate that a sample set out with
+        self.rival: Tensor | None = None  # the class that an untargeted attack makes for, once the victim has answered
+        self.astray = torch.zeros_like(y, dtype=torch.bool)  # whether another one was nearer to success at some iterate
+
+    def keep(self, active: Tensor, x_k: Tensor, l2: Tensor, fooled: Tensor) -> None:
+        """Keep the examples among iterates that are nearer than those before; until there is one, the last iterate."""
+        kept = torch.where(fooled, l2 < self.best[active], self.best[active].isinf())
+        self.x_adv[active[kept]] = x_k[kept]
+        self.best[active[fooled & kept]] = l2[fooled & kept]
+        first = active[fooled & (self.first_success[active] < 0)]
+        self.first_success[first] = self.iterations[first]
+
+
+def _minimise(
+    network: nn.Module,
+    y: Tensor,
+    found: _Found,
+    rows: Tensor,
+    const: Tensor,
+    least: Tensor,
+    *,
+    targeted: bool,
+    confidence: float,
+    learning_rate: float,
+    max_iter: int,
+    abort_early: bool,
+    eq_6: bool = False,
+) -> Tensor:
+    """Minimise Eq. 5 for the samples that a mask, bool (N,), selects, each with its constant; True where that succeeds.
+
+    What it meets is kept in ``found``. A constant that is NaN is replaced by a guess, not below ``least``. With
+    ``eq_6`` the attack makes for the strongest other class of each iterate, whatever the rival.
+    """
+    best, window = found.best, max(max_iter // 10, 5)
+    active = rows.nonzero().squeeze(1)
+    solved, inside = (torch.zeros_like(rows) for _ in range(2))
+    lowest, earlier = (torch.full_like(best, torch.inf) for _ in range(2))
+    rate = torch.zeros_like(best)
+    box = _Box(found.x[active])
+    w = box.variable((found.x_adv[active] - box.x) * per_sample(best[active].isfinite(), box.x))
+    adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
+
+    for iteration in range(max_iter + 1):
+        if not len(active):
+            break
+        x_k = box.inputs(w).requires_grad_()
+        logits = network(x_k).to(x_k.dtype)
+        found.forwards[active] += 1
+        if found.rival is None:  # at the very first forward, of all samples
+            checks.labels(y, len(y), logits.shape[1])
+            found.rival, passes = (y, 0) if targeted else _nearest_rivals(logits, x_k, y, confidence)
+            found.backwards += passes
+        f = missing = margin(logits, y[active], targeted)
+        if not (targeted or eq_6):
+            rival = found.rival[active]
+            f = _lead(logits, y[active], rival.clamp(min=0)).where(rival != _STRONGEST, missing)
+            found.astray[active] |= f > missing
+        delta = x_k.detach() - box.x
+        l2 = delta.flatten(1).norm(dim=1)
+        # The forward that made an example is the one that proves it.
+        fooled = is_adversarial(logits, y[active], targeted) & (missing <= -confidence)
+        found.keep(active, x_k.detach(), l2, fooled)
+
+        hinge = rounded(f).clamp(min=-confidence)
+        going = (best[active] > 0) & hinge.isfinite() & missing.isfinite()
+        if abort_early and iteration > 0:
+            # The sum that Eq. 5 minimises.
+            loss = l2.square() + const[active] * hinge
+            lowest[active] = lowest[active].minimum(loss)
+            if iteration % window == 0:
+                going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
+                earlier[active] = lowest[active]
+        # A constant succeeds if it leads back to an example, or ends with one: an example on the way from the one that
+        # it started from is none of its successes.
+        stays = going & (iteration < max_iter)
+        inside[active] |= ~fooled
+        solved[active] |= fooled & (inside[active] | ~stays)
+        if not stays.any():
+            break
+
+        # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a whole:
+        # samples that leave here get a row of zeros, and are charged for it.
+        gradient, outside = torch.zeros_like(delta), going & ~fooled
+        if outside.any():
+            gradient = rounded(slope(f[outside], x_k))
+            found.backwards[active] += 1
+        if not going.all():
+            active, box, adam, w = active[going], box.rows(going), adam.rows(going), w[going]
+            delta, gradient, hinge = delta[going], gradient[going], hinge[going]
+        if iteration == 0:
+            # A tie lacks nothing, and yet has to move.
+            steepness = _length(gradient)
+            distance = ((hinge + confidence) / steepness).clamp(min=_TIE)
+            guess = (_HEADROOM * 2 * distance / steepness).clamp(*_CONSTANTS).maximum(least[active])
+            const[active] = const[active].where(const[active].isfinite(), guess)
+
+        # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
+        reach = box.slope(w)
+        step = adam.step((2 * delta + per_sample(const[active], delta) * gradient) * reach)
+        found.iterations[active] += 1
+        if iteration == 0:
+            # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
+            length = (learning_rate * step * reach).flatten(1).norm(dim=1)
+            cold = best[active].isinf()
+            slowed = learning_rate * (distance / length).nan_to_num(nan=1.0).clamp(max=1)
+            found.outset[active] = slowed.where(cold, found.outset[active])
+            rate[active] = found.outset[active] * torch.where(cold, 1, _WARM_RATE)
+        w -= per_sample(rate[active], w) * _LAST_RATE ** (iteration / max_iter) * step
+    return solved
 
 
 class _Box:
@@ -282,8 +333,8 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     count = others.shape[1] if len(wanted) else 0
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
-        (slope,) = torch.autograd.grad(lead[wanted].sum(), x, retain_graph=True)
-        distances[:, k] = (rounded(lead) + confidence) / _length(finite(rounded(slope)))
+        gradient = rounded(slope(lead[wanted], x, again=True))
+        distances[:, k] = (rounded(lead) + confidence) / _length(gradient)
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded, steady
+from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, slope, steady
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
@@ -213,9 +213,8 @@ def _step_to_boundary(
         if not looked_at.any():
             continue
         f = margins.gather(1, rival)
-        (w,) = torch.autograd.grad(f.sum(), x_adv, retain_graph=True)
+        w = slope(f, x_adv, again=True)
         backwards += 1
-        w = finite(w)
         # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
         blocked = ((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0))
         # In units of the largest derivative: squares of very steep or very flat ones leave the range of numbers.
@@ -223,14 +222,14 @@ def _step_to_boundary(
         f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit
         in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
         distance = f / in_reach
-        slope = w.norm(p=order, dim=1, keepdim=True)
+        steepness = w.norm(p=order, dim=1, keepdim=True)
         # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
         # of it is blocked, they would not arrive.
-        length = in_reach.where(in_reach < _MOSTLY_BLOCKED * slope, slope)
+        length = in_reach.where(in_reach < _MOSTLY_BLOCKED * steepness, steepness)
         stride = f.maximum(shortest * length) / length**order
         # No slope at all tells nothing of the next one.
-        slope = (unit * slope).where(slope > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
-        slopes = slopes.scatter(1, rival, slope)
+        known = (unit * steepness).where(steepness > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
+        slopes = slopes.scatter(1, rival, known)
         closer = looked_at & (distance < nearest)
         nearest = torch.where(closer, distance, nearest)
         step = torch.where(closer, stride * (w.sign() if norm == "linf" else w), step)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import finite, frozen, is_adversarial, per_sample, without_noise
+from advtrack.attacks.victim import finite, frozen, is_adversarial, per_sample, slope
 
 SPACE: Space = {"eps": Range(1e-4, 0.3, "ours", log=True)}
 
@@ -23,8 +23,7 @@ def ascent_direction(logits: Tensor, x: Tensor, y: Tensor, targeted: bool) -> Te
     """
     own = logits.gather(1, y[:, None]).squeeze(1)
     odds = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - own
-    (gradient,) = torch.autograd.grad((-odds if targeted else odds).sum(), x)
-    return without_noise(gradient)
+    return slope(-odds if targeted else odds, x)
 
 
 def fgsm_step(x: Tensor, gradient: Tensor, eps: float | Tensor) -> Tensor:

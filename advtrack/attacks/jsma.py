@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial
+from advtrack.attacks.victim import frozen, is_adversarial, slope
 
 SPACE: Space = {
     "theta": Choices((1.0, -1.0), "ours: the paper's range of the scaling factor is lost"),
@@ -90,16 +90,16 @@ def jsma(
                 break
 
             # Eq. 3. A batch goes backwards as a whole: samples that leave here get rows of zeros, and are charged.
-            target = logits[going].gather(1, y[active[going], None]).sum()
-            others = logits[going].sum() - target
-            alpha = direction * torch.autograd.grad(target, x_k, retain_graph=True)[0][going].flatten(1)
-            beta = direction * torch.autograd.grad(others, x_k)[0][going].flatten(1)
+            target = logits[going].gather(1, y[active[going], None])
+            others = logits[going].sum() - target.sum()
+            alpha = direction * slope(target, x_k, again=True)[going].flatten(1)
+            beta = direction * slope(others, x_k)[going].flatten(1)
             backwards[active] += 2
             active, changed, x_k = active[going], changed[going], x_k.detach()[going].flatten(1)
 
-            # Eq. 2 over the features that can still move. A derivative that is not finite makes no feature salient.
+            # Eq. 2 over the features that can still move.
             movable = x_k < 1 if direction > 0 else x_k > 0
-            salient = (alpha > 0) & (beta < 0) & movable & alpha.isfinite() & beta.isfinite()
+            salient = (alpha > 0) & (beta < 0) & movable
             saliency = _near_one(alpha.where(salient, 0)) * _near_one(beta.where(salient, 0)).abs()
             value, feature = saliency.topk(min(features_per_step, features), dim=1)
 

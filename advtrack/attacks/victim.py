@@ -56,8 +56,7 @@ def boundary_distance(network: nn.Module, x: Tensor, y: Tensor, targeted: bool) 
     with frozen(network):
         x = x.detach().requires_grad_()
         missing = margin(network(x), y, targeted)
-        (gradient,) = torch.autograd.grad(missing.sum(), x)
-    gradient = finite(gradient)
+        gradient = slope(missing, x)
     blocked = ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
     return missing.detach() / gradient.masked_fill(blocked, 0.0).abs().flatten(1).sum(1)
 
@@ -90,17 +89,22 @@ def steady(differences: Tensor, logits: Tensor) -> Tensor:
     return (differences / grid).round() * grid
 
 
-def finite(gradient: Tensor) -> Tensor:
-    """0 in the place of components that are not finite, and so lead nowhere."""
-    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+def slope(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
+    """Gradient of each sample's value by its input, shape of ``x``; ``again`` if another one of this forward follows.
 
-
-def without_noise(gradient: Tensor) -> Tensor:
-    """In float64, 0 in the place of what is small enough for rounding alone: its sign depends on the batch."""
+    Components that are not finite lead nowhere and are 0; so are in float64 those small enough for rounding alone,
+    whose sign depends on the batch.
+    """
+    gradient = finite(torch.autograd.grad(values.sum(), x, retain_graph=again)[0])
     if gradient.dtype != torch.float64:
         return gradient
-    largest = finite(gradient).flatten(1).abs().amax(1)
+    largest = gradient.flatten(1).abs().amax(1)
     return gradient.masked_fill(gradient.abs() <= per_sample(1e-12 * largest, gradient), 0.0)
+
+
+def finite(values: Tensor) -> Tensor:
+    """0 in the place of what is not finite."""
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:

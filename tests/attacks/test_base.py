@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -427,6 +428,45 @@ class TestEveryAttack:
         if name != "bim_b":  # which may lose again what it had
             assert torch.equal(outcome.success, outcome.first_success >= 0)
         assert (outcome.first_success <= 1).all() or name in ("carlini_wagner", "deepfool")
+
+
+class Cancelling(nn.Module):
+    """Its last eight features reach the logits on two paths, which cancel but for rounding."""
+
+    def __init__(self, network):
+        super().__init__()
+        draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.network, there, back = network, draw(8, 48), draw(48, 4)
+        network[1].weight.data[:, 8:] = 0
+        self.there, self.back = torch.cat([there, there], 1), torch.cat([back, -back])
+
+    def forward(self, x):
+        return self.network(x) + x.flatten(1)[:, 8:] @ self.there @ self.back
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("fgsm", {"eps": 0.1}),
+        ("bim_a", {"eps": 0.1}),
+        ("bim_b", {"eps": 0.1, "max_iter": 10}),
+        ("jsma", {"theta": 0.3}),
+        ("deepfool", {"norm": "l2"}),
+        ("deepfool", {"norm": "linf"}),
+        ("carlini_wagner", {}),
+        ("carlini_wagner", {"targeted": False}),
+    ],
+)
+def test_what_moves_the_logits_only_by_rounding_stays(name, params, linear_victim, clips):
+    """Its slope has a sign, which depends on the batch."""
+    network, x = Cancelling(linear_victim()), clips(23)
+    params = {"targeted": ATTACKS[name].defaults["targeted"], **params}
+    y = (network(x).argmax(1) + params["targeted"]) % 4
+    whole = ATTACKS[name].native(network, x, y, **params)
+    assert whole.success.any() and torch.equal(whole.x_adv.flatten(1)[:, 8:], x.flatten(1)[:, 8:])
+    for batch_size in (1, 3):
+        split = in_batches(ATTACKS[name].native, network, x, y, batch_size, **params)
+        assert torch.equal(split.x_adv, whole.x_adv) and torch.equal(split.first_success, whole.first_success)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e20, 1e30])

@@ -81,6 +81,44 @@ def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, p
     assert (outcome.l2 <= 1.05 * nearest[keep]).all()
 
 
+class Saturating(nn.Module):
+    """Seen from the middle, class 1 has the nearest boundary, which it never reaches; class 2 is on top of it, and does.
+
+    Logits 1, 0.9 tanh(20 u) and 0.5 + 2 v, of the means u and v of the two halves of the features, less 0.5.
+    """
+
+    def forward(self, x):
+        u, v = (half.mean(1) - 0.5 for half in x.flatten(1).chunk(2, 1))
+        return torch.stack([torch.ones_like(u), 0.9 * torch.tanh(20 * u), 0.5 + 2 * v], 1)
+
+
+@pytest.mark.parametrize(("binary_search_steps", "farther"), [(1, 1.15), (3, 1.05), (5, 1.05)])
+def test_a_rival_that_cannot_be_reached_is_given_up(clips, binary_search_steps, farther):
+    x = clips(8, margin=0.46)
+    outcome = carlini_wagner(
+        Saturating(), x, torch.zeros(8, dtype=torch.int64), targeted=False, binary_search_steps=binary_search_steps
+    )
+    # Class 2 is on top at v = 0.25: 8 features by what they lack on average.
+    minimal = (0.75 - x.flatten(1)[:, 8:].mean(1)) * 8**0.5
+    assert outcome.success.all() and (outcome.first_success > 0).all()
+    assert (outcome.l2 >= minimal).all() and (outcome.l2 <= farther * minimal).all()
+
+
+def test_a_rival_that_leads_to_examples_is_kept(linear_victim, clips, predict, monkeypatch):
+    """Also where the runner-up in logits, which Eq. 6 would take, is another class."""
+    network, x = linear_victim(classes=10, seed=2), clips(60, margin=0.4)
+    runs = []
+
+    def spy(*given, **params):
+        runs.append(params)
+        return minimise(*given, **params)
+
+    minimise = module._minimise
+    monkeypatch.setattr(module, "_minimise", spy)
+    assert carlini_wagner(network, x, predict(network, x), targeted=False).success.all()
+    assert len(runs) == 5 and not any("eq_6" in params for params in runs)
+
+
 @pytest.mark.parametrize("features", [2, 3, 16])
 def test_the_nearest_boundaries_are_met_as_closely(linear_victim, clips, predict, features):
     """Samples next to a boundary need small steps throughout."""
