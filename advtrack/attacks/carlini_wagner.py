@@ -122,6 +122,7 @@ def carlini_wagner(
                 if initial_const is None:
                     const[lost] = torch.nan
                 solved |= minimise(lost, const, lower, eq_6=True)
+                assert found.rival is not None  # only an untargeted attack goes astray
                 found.rival[lost & found.best.isfinite()] = _STRONGEST
                 lower[lost] = 0
             const, lower, upper = _next_constants(const, lower, upper, solved)
