@@ -117,7 +117,7 @@ def carlini_wagner(
             solved = minimise(found.best > 0, const, lower)
             lost = found.astray & found.best.isinf()
             if lost.any():
-                # Their rival led to no example: Eq. 6 itself, with a constant of its own, not below the one that failed.
+                # Their rival led to no example: Eq. 6 itself, with a constant of its own, not below that which failed.
                 lower[lost] = const[lost]
                 if initial_const is None:
                     const[lost] = torch.nan
