@@ -82,7 +82,7 @@ def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, p
 
 
 class Saturating(nn.Module):
-    """Seen from the middle, class 1 has the nearest boundary, which it never reaches; class 2 is beyond it, and does.
+    """Seen from the middle, class 1 has the nearest boundary, which it never reaches; class 2, on top of it, does.
 
     Logits 1, 0.9 tanh(20 u) and 0.5 + 2 v, of the means u and v of the two halves of the features, less 0.5.
     """
