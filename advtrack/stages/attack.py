@@ -31,7 +31,7 @@ from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search
 from advtrack.stages.features import find_store
-from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, strike_list
+from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
 from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
 
@@ -154,6 +154,10 @@ class Attacked:
         spec = ATTACKS[attack]
         return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
 
+    def shown(self, attack: str) -> Struck:
+        """On whom an attack is shown."""
+        return shown_list(self.victim, self.store, ATTACKS[attack], self.options.seed, self.device)
+
 
 def attacked_by(options: Attacking) -> Attacked:
     """Load the victim that the options name.
@@ -194,7 +198,7 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
         transferred = transferred_success(victim.network, struck.samples, search, budget, result, attacked.storage)
-    pictures = log_search(stage, result, struck, attacked.store, victim, search, transferred)
+    pictures = log_search(stage, result, struck, attacked.store, victim, search, attacked.shown(attack), transferred)
     facts = {
         "victim": f"{version.name}/{version.version}",
         "mlflow_run": stage.run_id,
@@ -370,6 +374,7 @@ def _record(
         criterion=result.criterion.name,
         protocol=options.protocol,
         ratios=ratios,
+        front=result.front,
         code_version=CODE_VERSION,
     )
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from advtrack.data.splits import Split, split
 from advtrack.models.checkpoint import Description, save
 from advtrack.models.zoo import build
-from advtrack.reporting.figures import confusion_figure
+from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.alone import alone
 from advtrack.tracking import registry, runs
