@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -53,10 +54,13 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def to_png(figure: Figure) -> bytes:
-    """Render at 120 dots an inch."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    """Render at 120 dots an inch, in at most 256 colours."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+    return packed.getvalue()
 
 
 def to_svg(figure: Figure) -> bytes:
@@ -69,6 +73,13 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def picture(name: str, title: str, alt: str, figure: Figure) -> Picture:
+    """Render a figure in both formats."""
+    png = to_png(figure)
+    figure.set_layout_engine("none")  # it is laid out now
+    return Picture(name, title, alt, png, to_svg(figure))
+
+
 def literal(text: str) -> str:
     """Keep dollar signs in names from being read as formulas."""
     return text.replace("$", r"\$")
@@ -79,3 +90,28 @@ def quiet_grid(ax: Axes) -> None:
     ax.grid(color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(which="both", labelsize=7)
+
+
+def logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers instead of powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
+    _plain_numbers(axis)
+
+
+def counting(axis: Axis) -> None:
+    """Make an axis of iterations: logarithmic, but for a 0."""
+    from matplotlib.ticker import FixedLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "symlog"})
+    axis.set_major_locator(FixedLocator([0, *(step * 10**power for power in range(5) for step in (1, 3))]))
+    _plain_numbers(axis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from advtrack.reporting.examples import Example
-from advtrack.reporting.figures.drawing import Picture, canvas, literal, to_png, to_svg
+from advtrack.reporting.figures.drawing import Picture, canvas, literal, picture, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def overview_figure(name: str, title: str, shown: Mapping[str, Mapping[str, Exam
                 sentences.append(f"{representation}, {attack}: {_said(example, True)}.")
     for row, label in enumerate(["legitimate", *attacks]):
         axes[row, 0].set_ylabel(label, fontsize=8)
-    return Picture(name, title, " ".join(sentences), to_png(figure), to_svg(figure))
+    return picture(name, title, " ".join(sentences), figure)
 
 
 def amplification(difference: ArrayLike) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from advtrack.reporting.figures.drawing import CALLED, LOOKS, Picture, canvas, quiet_grid, to_png, to_svg
+from advtrack.reporting.figures.drawing import CALLED, LOOKS, Picture, canvas, picture, quiet_grid
 
 #: The values of an epoch, by name, over all epochs.
 Epochs = Mapping[str, list[float]]
@@ -46,4 +46,4 @@ def training_figure(name: str, title: str, trained: Mapping[str, Epochs]) -> Pic
         ax.set_xlabel("epoch", fontsize=8)
         ax.legend(frameon=False, fontsize=7)
         quiet_grid(ax)
-    return Picture(name, title, " ".join(sentences), to_png(figure), to_svg(figure))
+    return picture(name, title, " ".join(sentences), figure)
