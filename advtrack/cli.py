@@ -295,14 +295,23 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 @_data_dir
 @click.option("--representation", type=_choice(REPRESENTATIONS, "all"), default="all", show_default=True)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
+@click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")
 @_options(_seed, _device, _work_dir, _force)
 @_stage
-def compare(representation: str, models: str, data_dir: str, seed: int, device: str, **options: Any) -> None:
+def compare(
+    representation: str, models: str, plan: bool, data_dir: str, seed: int, device: str, **options: Any
+) -> None:
     """Build tables I to III and the report."""
+    from advtrack.stages import plan as planning
     from advtrack.stages.compare import Comparison, read_tables, run
+    from advtrack.stages.compare import plan as planned
 
     names = _all(models, MODELS)
-    run_id, report = run(Comparison(representations=_all(representation, REPRESENTATIONS), models=names, **options))
+    comparison = Comparison(representations=_all(representation, REPRESENTATIONS), models=names, **options)
+    if plan:
+        click.echo(planning.as_text(planned(comparison)))
+        return
+    run_id, report = run(comparison)
     click.echo("\n".join(read_tables(run_id)))
     click.echo(f"Report: {report}")
 

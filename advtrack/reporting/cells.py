@@ -27,7 +27,7 @@ class Cell:
     missing : tuple of str
         The commands that fill the cell, or complete it, in the order they have to be given.
     best : bool
-        Whether this is the best cell of its line.
+        Whether this is the best of the cells that it is held against.
     at_least : bool
         Whether the value is a lower bound.
     attacks : tuple of str

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from advtrack.reporting.belonging import belonging
 from advtrack.reporting.cells import Table
-from advtrack.reporting.claims import Claim
+from advtrack.reporting.claims import Claim, judge
+from advtrack.reporting.ranking import ranking_table
 from advtrack.reporting.records import VictimRecord
-from advtrack.reporting.tables import FillingCommand, per_attack_table, table_one, table_three, table_two
+from advtrack.reporting.summary import summary
+from advtrack.reporting.tables import FillingCommand, Victims, table_one, table_three, table_two
+from advtrack.reporting.victim_tables import budgets_table, masking_table, robust_accuracy_table
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,17 @@ def compare(
     Findings
         The same for any order of the records.
     """
-    tables = (
-        table_one(records, rows, models, command),
-        table_two(records, rows, models, attacks, command),
-        table_three(records, rows, models, attacks, command),
-        per_attack_table(records),
-    )
-    return Findings(tables, (), (), ())
+    kept, left_out = belonging(records)
+    victims = Victims(kept, attacks, command)
+    papers = [table(victims, rows, models) for table in (table_one, table_two, table_three)]
+    papers = [replace(table, notes=left_out) for table in papers]
+    one, two, three = papers
+    others = (robust_accuracy_table(kept), ranking_table(kept), masking_table(kept), budgets_table(kept))
+    claims = [
+        claim
+        for dataset in dict.fromkeys(dataset for dataset, _ in rows)
+        for claim in judge(
+            dataset, kept, [r for d, r in rows if d == dataset], models, attacks, {t.name: t for t in papers}
+        )
+    ]
+    return Findings((*papers, *others), tuple(claims), summary(one, two, three), left_out)

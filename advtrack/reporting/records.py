@@ -131,7 +131,7 @@ class AttackRecord:
     ratios: dict[str, list[float]] = field(default_factory=dict)
     front: list[tuple[float, int]] = field(default_factory=list)
     code_version: int = 0
-    clips: StruckClips | None = None
+    clips: StruckClips | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class FoldRecord:
     repeat: int
     run_id: str
     accuracy: float
-    recordings: tuple[str, ...] = ()
-    correct: tuple[bool, ...] = ()
+    recordings: tuple[str, ...] = field(default=(), repr=False)
+    correct: tuple[bool, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ class VictimRecord:
         Kind of training.
     folds : tuple of FoldRecord
         All that were trained, of all repeats.
-    fold : int
-        The fold of the victim that was attacked.
+    fold, repeat : int
+        The fold, of which repeat, that was attacked.
     version : str
         Version of the registered model that was attacked.
     run_id : str
@@ -198,6 +198,7 @@ class VictimRecord:
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
+    repeat: int = 0
     masking: dict[str, bool] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 

@@ -1,15 +1,27 @@
-"""Tables I, II and III and the list of budgets: from records to cells."""
+"""Tables I, II and III: from records to cells."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from advtrack.reporting.cells import ABSENT, Cell, Column, Table
-from advtrack.reporting.records import AttackRecord, Training, VictimRecord
+from advtrack.reporting.estimates import (
+    accuracy,
+    folds_by_number,
+    fooled_under_plain,
+    mean_ratio,
+    no_ratio_because,
+    over_struck,
+    over_tests,
+)
+from advtrack.reporting.numbers import bracket, clean, fixed, scaled
+from advtrack.reporting.paper import CAPTION, HEADING, paper_cell
+from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
+
+_BRACKETS = "[...]: 95% interval, bootstrap over recordings"
 
 
 class FillingCommand(Protocol):
@@ -21,91 +33,149 @@ class FillingCommand(Protocol):
         """Return the command that runs ``attacks`` on this victim, or trains it where ``attacks`` is empty."""
 
 
-def table_one(
-    records: Sequence[VictimRecord], rows: Sequence[tuple[str, str]], models: Sequence[str], command: FillingCommand
-) -> Table:
-    """Table I: test accuracy, and what adversarial training costs of it.
+class Victims:
+    """The records by name, and what still has to be run for a pair of them.
 
     Parameters
     ----------
     records : sequence of VictimRecord
-        In any order; one per data set, representation, model and training.
+        In any order.
+    attacks : sequence of str
+        All attacks that a complete cell averages over.
+    command : FillingCommand
+        Names the command for what is missing.
+
+    Raises
+    ------
+    ValueError
+        Two records of one name: a table would depend on their order.
+    """
+
+    def __init__(self, records: Sequence[VictimRecord], attacks: Sequence[str], command: FillingCommand) -> None:
+        self.attacks, self.command = tuple(attacks), command
+        self._victims: dict[tuple[tuple[str, str, str], Training], VictimRecord] = {}
+        for record in records:
+            name = (record.cell, record.training)
+            if other := self._victims.get(name):
+                place = ", ".join((*record.cell, record.training))
+                raise ValueError(f"two records for {place}: runs {other.run_id} and {record.run_id}")
+            self._victims[name] = record
+
+    def pair(self, *cell: str) -> tuple[VictimRecord | None, VictimRecord | None]:
+        """The plain and the adversarially trained victim of one cell."""
+        dataset, representation, model = cell
+        place = (dataset, representation, model)
+        return self._victims.get((place, "plain")), self._victims.get((place, "adversarial"))
+
+    def attacked_pair(self, *cell: str) -> tuple[VictimRecord | None, VictimRecord | None]:
+        """The same where attacks can be compared: a robust victim of another fold is not of this pair."""
+        plain, robust = self.pair(*cell)
+        alike = plain and robust and (plain.fold, plain.repeat) == (robust.fold, robust.repeat)
+        return plain, robust if alike else None
+
+    def to_train(self, *cell: str) -> tuple[str, ...]:
+        """The commands that train what a cell lacks."""
+        plain, robust = self.attacked_pair(*cell)
+        lacking: list[Training] = [t for t, v in (("plain", plain), ("adversarial", robust)) if v is None]
+        return tuple(self.command(*cell, training, ()) for training in lacking)
+
+    def to_compare(self, unfinished: Sequence[str], *cell: str) -> tuple[str, ...]:
+        """The commands that fill a cell in which these attacks are missing: trainings, then attacks on either."""
+        if not unfinished:
+            return ()
+        plain, robust = self.attacked_pair(*cell)
+        unbudgeted = tuple(attack for attack in self.attacks if plain is None or attack not in plain.attacks)
+        wanted = self.attacks if robust is None else tuple(unfinished)
+        steps = [*self.to_train(*cell)]
+        steps += [self.command(*cell, "plain", unbudgeted)] if unbudgeted else []
+        return (*steps, self.command(*cell, "adversarial", wanted))
+
+
+def table_one(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequence[str]) -> Table:
+    """Table I: test accuracy, and what adversarial training costs of it.
+
+    Parameters
+    ----------
+    victims : Victims
+        One per data set, representation, model and training.
     rows : sequence of (dataset, representation)
         Rows, as they shall appear.
     models : sequence of str
         Columns, as they shall appear.
-    command : FillingCommand
-        Names the command for what is missing.
 
     Returns
     -------
     Table
-        Values in percent; ``details`` hold ``folds``, ``spread``, ``drop`` and ``drop_folds``.
+        Values in percent. ``details`` hold ``folds`` and ``spread`` (of several repeats also ``repeats`` and
+        ``repeat spread``), and of the drop ``drop``, ``drop low``, ``drop high`` and ``drop folds``.
     """
-    victims = _by_name(records)
 
-    def cell(dataset: str, representation: str, model: str) -> Cell:
-        plain, robust = _pair(victims, dataset, representation, model)
+    def cell(*place: str) -> Cell:
+        plain, robust = victims.pair(*place)
         if plain is None or not plain.folds:
-            return Cell(ABSENT, missing=(command(dataset, representation, model, "plain", ()),))
-        accuracies = [100 * accuracy for accuracy in _accuracies(plain).values()]
-        mean = _clean(statistics.fmean(accuracies))
-        details: dict[str, float] = {"folds": len(accuracies)}
-        text = _fixed(mean, 1)
-        if len(accuracies) > 1:
-            details["spread"] = _clean(statistics.stdev(accuracies))
-            text += f" ± {_fixed(details['spread'], 1)}"
-        text += f" ({len(accuracies)}), drop "
+            return Cell(ABSENT, missing=victims.to_train(*place))
+        ours = folds_by_number(plain)
+        mean = clean(100 * statistics.fmean(fold.accuracy for fold in ours.values()))
+        bootstrap = over_tests(*ours.values())
+        interval = scaled(bootstrap.interval(accuracy(ours.values(), bootstrap), rate=True), 100) if bootstrap else None
+        details = _spreads(ours)
+        text = fixed(mean, 1) + bracket(interval, 1)
+        if "spread" in details:
+            text += f" ± {fixed(details['spread'], 1)}"
+        text += f" ({len(ours)})"
+        if "repeat spread" in details:
+            text += f", repeats ± {fixed(details['repeat spread'], 1)} ({details['repeats']:.0f})"
         # Only folds trained both ways: otherwise the drop would mix the training with the difficulty of the folds.
-        both = sorted(_accuracies(plain).keys() & _accuracies(robust).keys()) if robust else []
+        theirs = folds_by_number(robust) if robust else {}
+        both = sorted(ours.keys() & theirs.keys())
         if robust is None or not both:
-            missing = (command(dataset, representation, model, "adversarial", ()),)
-            return Cell(text + ABSENT, mean, missing=missing, details=details)
-        drop = _clean(statistics.fmean(100 * (_accuracies(plain)[k] - _accuracies(robust)[k]) for k in both))
-        details |= {"drop": drop, "drop_folds": len(both)}
+            missing = (victims.command(*place, "adversarial", ()),)
+            return Cell(f"{text}; drop {ABSENT}", mean, interval, missing, runs=(plain.run_id,), details=details)
+        pairs = [(ours[number], theirs[number]) for number in both]
+        drop = clean(100 * statistics.fmean(before.accuracy - after.accuracy for before, after in pairs))
+        spread = _drop_interval(pairs)
+        details |= {"drop": drop, "drop folds": len(both)}
+        details |= {"drop low": spread[0], "drop high": spread[1]} if spread else {}
         return Cell(
-            f"{text}{_fixed(drop, 1)} ({len(both)})", mean, details=details, notes=_trained_unlike(plain, robust)
+            f"{text}; drop {fixed(drop, 1)}{bracket(spread, 1)} ({len(both)})",
+            mean,
+            interval,
+            runs=(plain.run_id, robust.run_id),
+            details=details,
+            notes=_trained_unlike(plain, robust),
         )
 
-    return Table(
-        name="table_I",
-        title="Table I: accuracy and its drop after adversarial training",
-        caption="Mean test accuracy of the plain model in % ± standard deviation over folds (number of folds); then "
-        "the mean drop after adversarial training in percentage points (number of folds trained both ways). Bold: "
-        "highest accuracy of the row.",
-        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
-        lines=_rows(rows, models, cell, max, 1),
+    return _table(
+        "table_I",
+        "Table I: accuracy and its drop after adversarial training",
+        f"Mean test accuracy of the plain model in % {_BRACKETS}; ± standard deviation over folds (number of folds), "
+        "and over repeats where there are several; then the mean drop after adversarial training in percentage points, "
+        "clip by clip (number of folds trained both ways). Bold: highest accuracy of the row.",
+        rows,
+        models,
+        lambda place: _mark_best([cell(*place, model) for model in models], max, 1),
     )
 
 
-def table_two(
-    records: Sequence[VictimRecord],
-    rows: Sequence[tuple[str, str]],
-    models: Sequence[str],
-    attacks: Sequence[str],
-    command: FillingCommand,
-) -> Table:
+def table_two(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequence[str]) -> Table:
     """Table II: how often the plain model's budgets still fool the adversarially trained one.
 
     Parameters
     ----------
-    records, rows, models, command
+    victims, rows, models
         As for `table_one`.
-    attacks : sequence of str
-        All attacks that a complete cell averages over.
 
     Returns
     -------
     Table
         Values in percent; ``details`` hold the rate of each attack.
     """
-    victims = _by_name(records)
 
-    def cell(dataset: str, representation: str, model: str) -> Cell:
-        plain, robust = _attacked_pair(victims, dataset, representation, model)
-        rates: dict[str, float] = {}
+    def cell(*place: str) -> Cell:
+        plain, robust = victims.attacked_pair(*place)
+        counted: dict[str, AttackRecord] = {}
         unfinished, notes = [], []
-        for attack in attacks:
+        for attack in victims.attacks:
             record = robust.attacks.get(attack) if robust else None
             source = plain.attacks.get(attack) if plain else None
             if record is None or record.transferred_fooling_rate is None or source is None:
@@ -114,190 +184,153 @@ def table_two(
                 unfinished.append(attack)
                 notes.append(f"{attack} is left out, the plain model's budget has changed since")
             else:
-                rates[attack] = _clean(100 * record.transferred_fooling_rate)
+                counted[attack] = record
                 if not source.target_reached:
-                    reached = _fixed(100 * source.fooling_rate, 1)
+                    reached = fixed(100 * source.fooling_rate, 1)
                     notes.append(f"{attack} fooled the plain model itself on only {reached} % at this budget")
-        missing: tuple[str, ...] = ()
-        if unfinished:
-            missing = (_next_command(victims, (dataset, representation, model), attacks, unfinished, command),)
-        if not rates:
+        missing = victims.to_compare(unfinished, *place)
+        if plain is None or robust is None or not counted:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
-        if plain and robust:
-            notes += _trained_unlike(plain, robust)
-        mean = _clean(statistics.fmean(rates.values()))
-        text = f"{_fixed(mean, 1)} ({len(rates)}/{len(attacks)})"
-        return Cell(text, mean, missing=missing, attacks=tuple(rates), details=rates, notes=tuple(notes))
+        rates = {attack: clean(100 * (record.transferred_fooling_rate or 0)) for attack, record in counted.items()}
+        mean = clean(statistics.fmean(rates.values()))
+        told = all(record.clips is not None and record.clips.under_plain for record in counted.values())
+        bootstrap = over_struck(*counted.values()) if told else None
+        interval = None
+        if bootstrap:
+            interval = scaled(bootstrap.interval(fooled_under_plain(counted.values(), bootstrap), rate=True), 100)
+        return Cell(
+            f"{fixed(mean, 1)}{bracket(interval, 1)} ({len(rates)}/{len(victims.attacks)})",
+            mean,
+            interval,
+            missing,
+            attacks=tuple(rates),
+            runs=_runs(*((plain.attacks[attack], record) for attack, record in counted.items())),
+            details=rates,
+            notes=(*notes, *_trained_unlike(plain, robust)),
+        )
 
-    return Table(
-        name="table_II",
-        title="Table II: fooling rate of the adversarially trained model under the plain model's budgets",
-        caption="Mean over attacks in % (attacks in the mean / attacks in all). Bold: lowest of the row, among cells "
-        "that average over the same attacks.",
-        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
-        lines=_rows(rows, models, cell, min, 1),
+    return _table(
+        "table_II",
+        "Table II: fooling rate of the adversarially trained model under the plain model's budgets",
+        f"Mean over attacks in % {_BRACKETS} (attacks in the mean / attacks in all). Bold: lowest of the row, among "
+        "cells that average over the same attacks.",
+        rows,
+        models,
+        lambda place: _mark_best([cell(*place, model) for model in models], min, 1),
     )
 
 
-def table_three(
-    records: Sequence[VictimRecord],
-    rows: Sequence[tuple[str, str]],
-    models: Sequence[str],
-    attacks: Sequence[str],
-    command: FillingCommand,
-) -> Table:
+def table_three(victims: Victims, rows: Sequence[tuple[str, str]], models: Sequence[str]) -> Table:
     """Table III: how much more perturbation the adversarially trained model takes (Eq. 14).
 
     Parameters
     ----------
-    records, rows, models, command
+    victims, rows, models
         As for `table_one`.
-    attacks : sequence of str
-        All attacks that a complete cell averages over.
 
     Returns
     -------
     Table
         Ratios; ``details`` hold the ratio of each attack.
     """
-    victims = _by_name(records)
 
-    def cell(dataset: str, representation: str, model: str) -> Cell:
-        plain, robust = _attacked_pair(victims, dataset, representation, model)
-        ratios: dict[str, float] = {}
+    def cell(*place: str) -> Cell:
+        plain, robust = victims.attacked_pair(*place)
+        pairs: dict[str, tuple[AttackRecord, AttackRecord]] = {}
         unfinished, notes = [], []
-        at_least = False
-        for attack in attacks:
+        for attack in victims.attacks:
             below = plain.attacks.get(attack) if plain else None
             above = robust.attacks.get(attack) if robust else None
             if below is None or above is None:
                 unfinished.append(attack)
-            elif obstacle := _no_ratio_because(below, above):
+            elif obstacle := no_ratio_because(below, above):
                 notes.append(f"{attack} is left out, {obstacle}")
             else:
-                ratios[attack] = _clean(above.perturbation / below.perturbation)
-                at_least |= not above.target_reached
-        if ratios and plain and robust:
-            notes += _trained_unlike(plain, robust)
-        missing: tuple[str, ...] = ()
-        if unfinished:
-            missing = (_next_command(victims, (dataset, representation, model), attacks, unfinished, command),)
-        if not ratios:
+                pairs[attack] = (below, above)
+        missing = victims.to_compare(unfinished, *place)
+        if plain is None or robust is None or not pairs:
             return Cell(ABSENT, missing=missing, notes=tuple(notes))
-        mean = _clean(statistics.geometric_mean(ratios.values()))
-        text = f"{'≥ ' if at_least else ''}{_fixed(mean, 2)} ({len(ratios)}/{len(attacks)})"
+        ratios = {attack: clean(above.perturbation / below.perturbation) for attack, (below, above) in pairs.items()}
+        mean = clean(statistics.geometric_mean(ratios.values()))
+        interval = ratio_interval(list(pairs.values()))
+        at_least = any(not above.target_reached for _, above in pairs.values())
         return Cell(
-            text,
+            f"{'≥ ' if at_least else ''}{fixed(mean, 2)}{bracket(interval, 2)} ({len(ratios)}/{len(victims.attacks)})",
             mean,
-            missing=missing,
+            interval,
+            missing,
             at_least=at_least,
             attacks=tuple(ratios),
+            runs=_runs(*pairs.values()),
             details=ratios,
-            notes=tuple(notes),
+            notes=(*notes, *_trained_unlike(plain, robust)),
         )
 
-    return Table(
-        name="table_III",
-        title="Table III: perturbation ratio, adversarially trained over plain",
-        caption="Mean perturbation at each model's own budget in the attack's own norm, adversarially trained over "
-        "plain (Eq. 14); geometric mean over attacks (attacks in the mean / attacks in all). ≥: an attack did not "
-        "reach its target on the adversarially trained model, and its failures count as the largest perturbation "
-        "that was allowed them. Left out of the mean: attacks that did not reach their target on the plain model, "
-        "those that did not on the other and whose perturbation nothing bounds, and perturbations that are zero. "
-        "Bold: highest of the row, among cells that average over the same attacks, unless a ≥ behind it leaves the "
-        "order open.",
-        columns=(Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)),
-        lines=_rows(rows, models, cell, max, 2),
+    return _table(
+        "table_III",
+        "Table III: perturbation ratio, adversarially trained over plain",
+        "Mean perturbation at each model's own budget in the attack's own norm, adversarially trained over plain "
+        f"(Eq. 14); geometric mean over attacks {_BRACKETS}, the same recordings for both models (attacks in the mean "
+        "/ attacks in all). ≥: an attack did not reach its target on the adversarially trained model, and its failures "
+        "count as the largest perturbation that was allowed them. Left out of the mean: attacks that did not reach "
+        "their target on the plain model, those that did not on the other and whose perturbation nothing bounds, and "
+        "perturbations that are zero. Bold: highest of the row, among cells that average over the same attacks, unless "
+        "a ≥ behind it leaves the order open.",
+        rows,
+        models,
+        lambda place: _mark_best([cell(*place, model) for model in models], max, 2),
     )
 
 
-def per_attack_table(records: Sequence[VictimRecord]) -> Table:
-    """List every budget found: a line per victim and attack, sorted by name.
-
-    Parameters
-    ----------
-    records : sequence of VictimRecord
-        In any order.
-
-    Returns
-    -------
-    Table
-        Each value with its number; norms are those of successes.
-    """
-    victims = _by_name(records)
-    lines = []
-    for name in sorted(victims, key=lambda name: (*name[:3], name[3] != "plain")):
-        victim = victims[name]
-        plain = victims.get((*name[:3], "plain")) if victim.training == "adversarial" else None
-        for attack in sorted(victim.attacks):
-            record = victim.attacks[attack]
-            transferred = record.transferred_fooling_rate
-            lines.append(
-                (
-                    *(Cell(text) for text in (*name, attack, record.norm)),
-                    _number(record.bound, _significant),
-                    Cell(ABSENT) if record.missed_at is None else _number(record.missed_at, _significant),
-                    Cell(str(record.iterations), record.iterations),
-                    _number(100 * record.fooling_rate, _percent),
-                    Cell("yes" if record.target_reached else "no"),
-                    Cell(ABSENT) if transferred is None else _number(100 * transferred, _percent),
-                    _ratio_cell(plain.attacks.get(attack) if plain else None, record),
-                    Cell(", ".join(sorted(name for name, there in victim.masking.items() if there)) or ABSENT),
-                    *(_number(norm, _significant) for norm in (record.l0, record.l2, record.linf)),
-                    Cell(str(record.samples), record.samples),
-                    Cell(str(record.passes), record.passes),
-                    Cell(record.run_id),
-                )
-            )
-    return Table(
-        name="budgets",
-        title="Budgets per attack",
-        caption="The smallest budget found for each attack on each model: its bound in the attack's own norm, the "
-        "largest bound known to miss the target where a search tells, and its iterations; the fooling rate there, and "
-        "whether it reached the target; for adversarially trained models also the fooling rate under the plain model's "
-        "budget and the perturbation ratio to the plain model; signs that the model masks its gradients, so that "
-        "attacks which follow them tell little; mean norms of the successful perturbations of inputs in "
-        "[0, 1] (l0: values changed).",
-        columns=(
-            *(Column(name, "key") for name in ("Data set", "Representation", "Model", "Training", "Attack", "Norm")),
-            *map(Column, ("Bound", "Missed at", "Iterations")),
-            *map(Column, ("Fooling rate %", "Target reached", "At plain budget %", "Ratio to plain", "Masking signs")),
-            *map(Column, ("Mean l0", "Mean l2", "Mean linf", "Samples", "Passes", "Run")),
-        ),
-        lines=tuple(lines),
-    )
+def ratio_interval(pairs: Sequence[tuple[AttackRecord, AttackRecord]]) -> tuple[float, float] | None:
+    """The interval of a perturbation ratio over some attacks; None where a search tells nothing of its clips."""
+    bootstrap = over_struck(*(record for pair in pairs for record in pair))
+    return scaled(bootstrap.interval(mean_ratio(pairs, bootstrap))) if bootstrap else None
 
 
-def _by_name(records: Sequence[VictimRecord]) -> dict[tuple[str, str, str, str], VictimRecord]:
-    """Index the records; two for one name would make a table depend on their order."""
-    victims: dict[tuple[str, str, str, str], VictimRecord] = {}
-    for record in records:
-        name = (record.dataset, record.representation, record.model, record.training)
-        if name in victims:
-            raise ValueError(f"two records for {', '.join(name)}: runs {victims[name].run_id} and {record.run_id}")
-        victims[name] = record
-    return victims
+def _table(
+    name: str,
+    title: str,
+    caption: str,
+    rows: Sequence[tuple[str, str]],
+    models: Sequence[str],
+    line: Callable[[tuple[str, str]], tuple[Cell, ...]],
+) -> Table:
+    """Put the rows together; the paper's column comes last, if it has any of them."""
+    lines = [(*map(Cell, place), *line(place)) for place in rows]
+    columns = [Column("Data set", "key"), Column("Representation", "key"), *map(Column, models)]
+    papers = [paper_cell(name, *place) for place in rows]
+    if any(cell.value is not None for cell in papers):
+        lines = [(*cells, paper) for cells, paper in zip(lines, papers, strict=True)]
+        columns.append(Column(HEADING, "paper"))
+        caption = f"{caption} {CAPTION}"
+    return Table(name, title, caption, tuple(columns), tuple(lines))
 
 
-def _accuracies(victim: VictimRecord) -> dict[tuple[int, int], float]:
-    """Test accuracies by repeat and fold."""
-    return {(fold.repeat, fold.fold): fold.accuracy for fold in victim.folds}
+def _spreads(folds: Mapping[tuple[int, int], FoldRecord]) -> dict[str, float]:
+    """How many folds and repeats there are, and how far their accuracies spread, in percentage points."""
+    repeats: dict[int, list[float]] = {}
+    for (repeat, _), fold in sorted(folds.items()):
+        repeats.setdefault(repeat, []).append(100 * fold.accuracy)
+    spreads: dict[str, float] = {"folds": len(folds)}
+    if len(folds) > 1:
+        spreads["spread"] = clean(statistics.stdev(one for values in repeats.values() for one in values))
+    if len(repeats) > 1:
+        spreads["repeats"] = len(repeats)
+        spreads["repeat spread"] = clean(statistics.stdev(map(statistics.fmean, repeats.values())))
+    return spreads
 
 
-def _pair(
-    victims: Mapping[tuple[str, str, str, str], VictimRecord], dataset: str, representation: str, model: str
-) -> tuple[VictimRecord | None, VictimRecord | None]:
-    """Return the plain and the adversarially trained victim of one cell."""
-    place = (dataset, representation, model)
-    return victims.get((*place, "plain")), victims.get((*place, "adversarial"))
+def _drop_interval(pairs: Sequence[tuple[FoldRecord, FoldRecord]]) -> tuple[float, float] | None:
+    before, after = zip(*pairs, strict=True)
+    bootstrap = over_tests(*before, *after)
+    if bootstrap is None:
+        return None
+    return scaled(bootstrap.interval(accuracy(before, bootstrap) - accuracy(after, bootstrap)), 100)
 
 
-def _attacked_pair(
-    victims: Mapping[tuple[str, str, str, str], VictimRecord], dataset: str, representation: str, model: str
-) -> tuple[VictimRecord | None, VictimRecord | None]:
-    """The pair of one cell whose attacks can be compared: a robust victim of another fold is not of this pair."""
-    plain, robust = _pair(victims, dataset, representation, model)
-    return plain, robust if plain and robust and plain.fold == robust.fold else None
+def _runs(*pairs: tuple[AttackRecord, AttackRecord]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(record.run_id for pair in pairs for record in pair))
 
 
 def _trained_unlike(plain: VictimRecord, robust: VictimRecord) -> tuple[str, ...]:
@@ -307,40 +340,6 @@ def _trained_unlike(plain: VictimRecord, robust: VictimRecord) -> tuple[str, ...
         for name, value in plain.settings.items()
         if robust.settings[name] != value
     )
-
-
-def _next_command(
-    victims: Mapping[tuple[str, str, str, str], VictimRecord],
-    place: tuple[str, str, str],
-    attacks: Sequence[str],
-    unfinished: Sequence[str],
-    command: FillingCommand,
-) -> str:
-    """Name the first step still to be taken: both trainings, then attacks on the plain victim, then on the robust."""
-    plain, robust = _attacked_pair(victims, *place)
-    if plain is None:
-        return command(*place, "plain", ())
-    if robust is None:
-        return command(*place, "adversarial", ())
-    unbudgeted = tuple(attack for attack in attacks if attack not in plain.attacks)
-    if unbudgeted:
-        return command(*place, "plain", unbudgeted)
-    return command(*place, "adversarial", tuple(unfinished))
-
-
-def _rows(
-    rows: Sequence[tuple[str, str]],
-    models: Sequence[str],
-    cell: Callable[[str, str, str], Cell],
-    better: Callable[[list[float]], float],
-    digits: int,
-) -> tuple[tuple[Cell, ...], ...]:
-    """Fill the rows and mark the best cells of each."""
-    filled = []
-    for dataset, representation in rows:
-        cells = [cell(dataset, representation, model) for model in models]
-        filled.append((Cell(dataset), Cell(representation), *_mark_best(cells, better, digits)))
-    return tuple(filled)
 
 
 def _mark_best(cells: Sequence[Cell], better: Callable[[list[float]], float], digits: int) -> tuple[Cell, ...]:
@@ -359,55 +358,3 @@ def _mark_best(cells: Sequence[Cell], better: Callable[[list[float]], float], di
         # A lower bound behind the best may in truth be ahead of it.
         return tuple(cells)
     return tuple(replace(cell, best=rivals.get(i) == best) for i, cell in enumerate(cells))
-
-
-def _no_ratio_because(plain: AttackRecord, robust: AttackRecord) -> str | None:
-    """Say why two searches have no perturbation ratio, or None where they have one."""
-    if plain.norm != robust.norm:
-        return f"its norms differ ({plain.norm} and {robust.norm})"
-    if plain.target_fooling_rate != robust.target_fooling_rate:
-        return f"its targets differ ({plain.target_fooling_rate:g} and {robust.target_fooling_rate:g})"
-    for what in ("seed", "sample_limit", "longest", "criterion", "protocol"):
-        if getattr(plain, what) != getattr(robust, what):
-            return f"its searches differ in {what} ({getattr(plain, what)} and {getattr(robust, what)})"
-    if not plain.target_reached:
-        # Its perturbation is only a lower bound, so the ratio would be bounded from above, not from below.
-        return f"it reached only {_fixed(100 * plain.fooling_rate, 1)} % on the plain model"
-    if not robust.target_reached and math.isnan(robust.perturbation):
-        # A failure of such an attack tells of no perturbation that it takes at least.
-        return f"it reached only {_fixed(100 * robust.fooling_rate, 1)} % on the adversarially trained model"
-    for name, record in (("plain", plain), ("adversarially trained", robust)):
-        if not (math.isfinite(record.perturbation) and record.perturbation > 0):
-            return f"its perturbation of the {name} model is zero or undefined"
-    return None
-
-
-def _ratio_cell(plain: AttackRecord | None, robust: AttackRecord) -> Cell:
-    if plain is None or _no_ratio_because(plain, robust) is not None:
-        return Cell(ABSENT)
-    ratio = _clean(robust.perturbation / plain.perturbation)
-    at_least = not robust.target_reached
-    return Cell(f"{'≥ ' if at_least else ''}{_fixed(ratio, 2)}", ratio, at_least=at_least)
-
-
-def _fixed(value: float, digits: int) -> str:
-    # Adding 0.0 turns a rounded -0.0 into 0.0.
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return _fixed(value, 1)
-
-
-def _significant(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _number(value: float, form: Callable[[float], str]) -> Cell:
-    value = _clean(value)
-    return Cell(form(value), value) if math.isfinite(value) else Cell(ABSENT)
-
-
-def _clean(value: float) -> float:
-    """Drop the noise of floating-point sums, so that every format rounds the same number the same way."""
-    return float(f"{value:.10g}")

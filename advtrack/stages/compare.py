@@ -14,11 +14,11 @@ from advtrack.reporting.findings import Findings, compare
 from advtrack.reporting.formats import to_csv, to_html, to_latex, to_markdown
 from advtrack.reporting.records import VictimRecord
 from advtrack.reporting.report import ReportFigure, html_report
-from advtrack.stages.plan import filling_command
+from advtrack.stages.plan import Step, filling_command, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import registry, runs
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,14 @@ def run(options: Comparison) -> tuple[str, Path]:
     InputError
         No victim is registered for any cell.
     """
-    datasets = _datasets(options)
-    records = [
-        record
-        for dataset in datasets
-        for representation in options.representations
-        for model in options.models
-        for record in victims(dataset, representation, model)
-    ]
+    datasets, records = _records(options)
     if not records:
         raise InputError(
             "no victim is registered for these cells; run first: "
             + filling_command(records)(datasets[0], options.representations[0], options.models[0], "plain", ())
         )
-    key: dict[str, Any] = {"records": [asdict(record) for record in records]}
+    # What was read clip by clip is not shown by repr: the runs that are named there determine it.
+    key: dict[str, Any] = {"records": [repr(record) for record in records]}
     key |= {"datasets": datasets, "representations": options.representations, "models": options.models}
     tags = {"datasets": ",".join(datasets), "victims": len(records)}
     params = {**asdict(options), "representations": ",".join(options.representations)}
@@ -66,13 +60,13 @@ def run(options: Comparison) -> tuple[str, Path]:
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_bytes(runs.read_artifact(stage.run_id, "report.html"))
             return stage.run_id, report
-        rows = [(dataset, representation) for dataset in datasets for representation in options.representations]
-        findings = compare(records, rows, options.models, TABLE_ATTACKS, filling_command(records))
+        findings = _findings(options, datasets, records)
         for table in findings.tables:
             stage.text(to_markdown(table), f"{table.name}.md")
             stage.text(to_csv(table), f"{table.name}.csv")
             stage.text(to_latex(table), f"{table.name}.tex")
             stage.text(to_html(table), f"{table.name}.html")
+        stage.json([asdict(claim) for claim in findings.claims], "claims.json")
         stage.metrics(_metrics(findings))
         for data in sorted({data for record in records for data in runs.inputs(record.run_id)}):
             stage.dataset(*data)
@@ -84,9 +78,32 @@ def run(options: Comparison) -> tuple[str, Path]:
         return stage.run_id, report
 
 
+def plan(options: Comparison) -> list[Step]:
+    """The commands that fill the open cells of tables I to III; nothing is run or written."""
+    return steps(_findings(options, *_records(options)).tables)
+
+
 def read_tables(run_id: str) -> list[str]:
     """Tables I to III of a comparison run, as Markdown."""
     return [runs.read_artifact(run_id, f"table_{number}.md").decode() for number in ("I", "II", "III")]
+
+
+def _records(options: Comparison) -> tuple[list[str], list[VictimRecord]]:
+    """The data sets, and what there is of their cells."""
+    datasets = _datasets(options)
+    records = [
+        record
+        for dataset in datasets
+        for representation in options.representations
+        for model in options.models
+        for record in victims(dataset, representation, model)
+    ]
+    return datasets, records
+
+
+def _findings(options: Comparison, datasets: Sequence[str], records: Sequence[VictimRecord]) -> Findings:
+    rows = [(dataset, representation) for dataset in datasets for representation in options.representations]
+    return compare(records, rows, options.models, TABLE_ATTACKS, filling_command(records))
 
 
 def _metrics(findings: Findings) -> dict[str, float]:

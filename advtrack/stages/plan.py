@@ -3,23 +3,84 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
 from typing import Any
 
-from advtrack.attacks import ATTACKS
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.reporting.cells import Table
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
 from advtrack.reporting.tables import FillingCommand
 from advtrack.search.space import longest_run
+from advtrack.stages.fold import FOLDS
 from advtrack.stages.train import DEFAULTS, default_lr
 from advtrack.stages.victims import training_command
-from advtrack.tracking import registry
+from advtrack.tracking import registry, runs
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command still to be given.
+
+    Attributes
+    ----------
+    command : str
+        As it is typed.
+    fills : tuple of str
+        Cells that wait for it.
+    seconds : float or None
+        How long it takes, as far as runs like it tell; None where there are none.
+    basis : str
+        Which runs tell so, or that none do.
+    """
+
+    command: str
+    fills: tuple[str, ...]
+    seconds: float | None
+    basis: str
+
+
+def steps(tables: Iterable[Table]) -> list[Step]:
+    """All commands that fill the open cells of some tables, in an order in which they can be given."""
+    waiting: dict[tuple[int, str], list[str]] = {}
+    for table in tables:
+        for line in table.lines:
+            for i, cell in enumerate(line):
+                for command in cell.missing:
+                    waiting.setdefault((_turn(command), command), []).append(f"{table.name}: {table.place(line, i)}")
+    # All runs at once, not a look-up per command.
+    history = {stage: runs.find({"stage": stage}, status="FINISHED") for stage in ("features", "fold", "attack")}
+    found = []
+    for (_, command), places in sorted(waiting.items(), key=lambda item: item[0][0]):  # stable: as the tables come
+        parts = [_estimate(part, history) for part in command.split(" && ")]
+        known = [seconds for seconds, _ in parts if seconds is not None]
+        seconds = sum(known) if len(known) == len(parts) else None
+        found.append(Step(command, tuple(places), seconds, "; ".join(dict.fromkeys(basis for _, basis in parts))))
+    return found
+
+
+def as_text(plan: Sequence[Step]) -> str:
+    """The plan as it is printed: a command a line, below it its time and what it is for, and the sum."""
+    if not plan:
+        return "Every cell is filled."
+    lines = []
+    for step in plan:
+        places = step.fills[0] if len(step.fills) == 1 else f"{len(step.fills)} cells, first {step.fills[0]}"
+        lines += [step.command, f"    {_duration(step.seconds)} ({step.basis}); for {places}"]
+    known = [step.seconds for step in plan if step.seconds is not None]
+    unknown = f", and {len(plan) - len(known)} of unknown time" if len(known) < len(plan) else ""
+    total = f"{_duration(sum(known))} for {len(known)} of them{unknown}" if known else "no time can be told"
+    return "\n".join([*lines, "", f"{len(plan)} commands: {total}."])
 
 
 def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
     """Name the command that fills a cell, with the options that make its result comparable to what is there."""
     plain = {record.cell: record for record in records if record.training == "plain"}
 
+    @cache  # several tables ask for the same, and finding stores takes a while
     def command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:
         cell = f"--dataset {dataset} --representation {representation} --model {model}"
         beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
@@ -28,7 +89,8 @@ def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
             options = _differing({**DEFAULTS, "lr": own_lr}, beside.settings) if beside else ""
             return training_command(dataset, representation, model, training, options)
         alias = registry.STANDARD if training == "plain" else registry.ROBUST
-        options = _search_options([beside.attacks[attack] for attack in attacks]) if beside else ""
+        searched = [beside.attacks[attack] for attack in attacks if attack in beside.attacks] if beside else []
+        options = _search_options(searched) if searched else ""
         return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}{options}"
 
     return command
@@ -37,7 +99,8 @@ def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
 def _search_options(records: Sequence[AttackRecord]) -> str:
     """The options of these searches that are not the defaults of the attack stage."""
     options = _differing(
-        {"seed": 0, "target_fooling_rate": 0.9, "criterion": "fooling_rate", "protocol": "test"}, asdict(records[0])
+        {"seed": 0, "target_fooling_rate": 0.9, "criterion": "fooling_rate", "protocol": "test"},
+        vars(records[0]),
     )
     limits = [(r.attack, r.sample_limit) for r in records if r.sample_limit != (ATTACKS[r.attack].sample_limit or 0)]
     caps = [(r.attack, r.longest) for r in records if r.longest != longest_run(ATTACKS[r.attack])]
@@ -51,3 +114,53 @@ def _differing(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Options whose values are not the defaults, as they are written on a command line."""
     named = ((name.replace("_", "-"), values[name]) for name, default in defaults.items() if values[name] != default)
     return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named)
+
+
+def _turn(command: str) -> int:
+    """When a command can be given: after those that it needs."""
+    stage, options = _parsed(command.split(" && ")[-1])
+    if stage == "attack":
+        return 2 if options["victim"] == registry.STANDARD else 3
+    return 0 if stage == "train" else 1
+
+
+def _parsed(command: str) -> tuple[str, dict[str, str]]:
+    """The stage that a command of ours names, and its options."""
+    _, stage, *rest = shlex.split(command)
+    return stage, {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
+
+
+def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float | None, str]:
+    """How long a command takes by the median of the runs most like it, and which these are."""
+    stage, options = _parsed(command)
+    training = "adversarial" if stage == "adv-train" or options.get("victim") == registry.ROBUST else "plain"
+    if stage == "features":
+        kind, units, tags = "features", 1, {}
+    elif stage == "attack":
+        kind, tags = "attack", {"training": training}
+        units = len(TABLE_ATTACKS) if options["attack"] == "all" else 1
+    else:
+        kind, tags = "fold", {"training": training}
+        units = FOLDS * int(options.get("epochs", DEFAULTS["epochs"]))
+    same = {name: options[name] for name in ("dataset", "representation", "model") if name in options}
+    for names in (("dataset", "representation", "model"), ("model",), ("dataset",)):
+        wanted = tags | {name: same[name] for name in names if name in same}
+        alike = [run for run in history[kind] if all(runs.tag(run, name) == value for name, value in wanted.items())]
+        pace = [runs.seconds(run) / count for run in alike if (count := _units(kind, run))]
+        if pace and (kind == "features" or "model" in names):
+            noun = "run" if len(pace) == 1 else "runs"
+            return statistics.median(pace) * units, f"by {len(pace)} {kind} {noun} of {', '.join(wanted.values())}"
+    return None, f"no {kind} run like it was made"
+
+
+def _units(kind: str, run: Any) -> int:
+    """By how much a run's time is divided: the epochs of a fold, the attacks that were searched in an attack run."""
+    if kind == "fold":
+        return int(run.data.params["epochs"])
+    if kind == "attack":  # those found in an earlier run took no time
+        return sum(name.endswith(".study") for name in runs.prefixed_tags(run, ""))
+    return 1
+
+
+def _duration(seconds: float | None) -> str:
+    return "unknown time" if seconds is None else f"about {timedelta(seconds=round(seconds))}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
-from advtrack.stages.attack import find_records
+from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
+from advtrack.stages.attack import find_records, sample_rows
+from advtrack.stages.fold import Fold
 from advtrack.stages.train import DEFAULTS, read_folds
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
@@ -30,26 +34,68 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
             )
             continue
-        folds = tuple(
-            FoldRecord(fold.fold, 0, fold.run_id, fold.test_accuracy) for fold in read_folds(version.tags["train_run"])
-        )
-        attacks, params = find_records(version, TABLE_ATTACKS), runs.get(version.run_id).data.params
+        attacks = {name: _with_clips(record) for name, record in find_records(version, TABLE_ATTACKS).items()}
+        params = runs.get(version.run_id).data.params
         records.append(
             VictimRecord(
                 dataset=dataset,
                 representation=representation,
                 model=model,
                 training=training,
-                folds=folds,
+                folds=tuple(_fold(fold) for fold in read_folds(version.tags["train_run"])),
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
                 settings={name: params[name] for name in DEFAULTS},
                 attacks=attacks,
                 masking=_masking(attacks),
+                basis=_basis(version),
             )
         )
     return records
+
+
+def _basis(version: registry.Registered) -> dict[str, str]:
+    """What all results on one data set have to have in common."""
+    ((_, digest, _),) = runs.inputs(version.run_id)
+    code = runs.tag(runs.get(version.tags["train_run"]), "code_version")
+    return {
+        "data digest": digest,
+        "protocol": version.tags.get("protocol", "paper"),
+        "seed": version.tags["seed"],
+        "training code": code or "unknown",
+    }
+
+
+def _fold(fold: Fold) -> FoldRecord:
+    """A fold with what it said of each test clip."""
+    content = runs.read_artifact(fold.run_id, "test_predictions.csv").decode()
+    rows = list(csv.DictReader(io.StringIO(content)))
+    return FoldRecord(
+        fold.fold,
+        0,
+        fold.run_id,
+        fold.test_accuracy,
+        tuple(row["source"] for row in rows),
+        tuple(row["class"] == row["predicted"] for row in rows),
+    )
+
+
+def _with_clips(record: AttackRecord) -> AttackRecord:
+    """The record with what its search showed clip by clip, if it was made since that is kept."""
+    rows = sample_rows(record)
+    if not all(row.get("perturbation") for row in rows):
+        return record
+    clips = StruckClips(
+        names=tuple(row["clip"] for row in rows),
+        recordings=tuple(row["source"] for row in rows),
+        success=tuple(row["success"] == "True" for row in rows),
+        perturbation=tuple(float(row["perturbation"]) for row in rows),
+        fooled_at=tuple(float(row["fooled_at"]) for row in rows),
+        resisted_at=tuple(float(row["resisted_at"]) for row in rows),
+        under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
+    )
+    return replace(record, clips=clips)
 
 
 def _masking(attacks: Mapping[str, AttackRecord]) -> dict[str, bool]:

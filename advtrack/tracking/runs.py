@@ -328,6 +328,11 @@ def inputs(run_id: str) -> list[tuple[str, str, str]]:
     return [(dataset.name, dataset.digest, json.loads(dataset.source)["uri"]) for dataset in found]
 
 
+def seconds(run: Run) -> float:
+    """How long a finished run took."""
+    return (run.info.end_time - run.info.start_time) / 1000
+
+
 def tag(run: Run, name: str) -> str | None:
     """A tag of this project's name space."""
     return run.data.tags.get(_PREFIX + name)

@@ -1,0 +1,198 @@
+"""Tables with a line per victim: budgets per attack, robust accuracy at fixed eps, signs of masked gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from advtrack.reporting.cells import ABSENT, Cell, Column, Table
+from advtrack.reporting.estimates import (
+    accuracy,
+    attacked_fold,
+    nearest_examples,
+    no_ratio_because,
+    widest_attacks,
+)
+from advtrack.reporting.numbers import bracket, clean, fixed, scaled, significant
+from advtrack.reporting.records import AttackRecord, VictimRecord
+from advtrack.reporting.statistics import Bootstrap
+from advtrack.reporting.tables import ratio_interval
+
+_ABSENT = Cell(ABSENT)
+#: Ours: eps of robust accuracy, in 255ths, up to the eps of adversarial training.
+EPS_255 = (0.5, 1, 2, 4, 8)
+VICTIM_COLUMNS = tuple(Column(name, "key") for name in ("Data set", "Representation", "Model", "Training"))
+
+
+def by_name(records: Iterable[VictimRecord]) -> list[VictimRecord]:
+    """Records in the order of their lines: by name, the plain victim before the adversarially trained one."""
+    return sorted(records, key=lambda record: (record.cell, record.training != "plain"))
+
+
+def victim_cells(record: VictimRecord) -> tuple[Cell, ...]:
+    """The cells that name a victim."""
+    return (*map(Cell, record.cell), Cell(record.training))
+
+
+def budgets_table(records: Sequence[VictimRecord]) -> Table:
+    """List every budget found: a line per victim and attack.
+
+    Parameters
+    ----------
+    records : sequence of VictimRecord
+        In any order.
+
+    Returns
+    -------
+    Table
+        Norms are means over successes.
+    """
+    plain = {record.cell: record for record in records if record.training == "plain"}
+    lines = []
+    for victim in by_name(records):
+        beside = plain.get(victim.cell) if victim.training == "adversarial" else None
+        for name, record in sorted(victim.attacks.items()):
+            transferred = record.transferred_fooling_rate
+            wilson = (record.fooling_low, record.fooling_high)
+            interval = None if math.isnan(record.fooling_low) else scaled(wilson, 100)
+            rate = clean(100 * record.fooling_rate)
+            lines.append(
+                (
+                    *victim_cells(victim),
+                    Cell(name),
+                    Cell(record.norm),
+                    _number(record.bound),
+                    _ABSENT if record.missed_at is None else _number(record.missed_at),
+                    Cell(str(record.iterations), record.iterations),
+                    Cell(fixed(rate, 1) + bracket(interval, 1), rate, interval, runs=(record.run_id,)),
+                    Cell("yes" if record.target_reached else "no"),
+                    _ABSENT if transferred is None else _number(100 * transferred, lambda rate: fixed(rate, 1)),
+                    _ratio(beside.attacks.get(name) if beside else None, record),
+                    *map(_number, (record.l0, record.l2, record.linf)),
+                    Cell(str(record.samples), record.samples),
+                    Cell(str(record.passes), record.passes),
+                )
+            )
+    values = ("Bound", "Missed at", "Iterations", "Fooling rate %", "Target reached", "At plain budget %")
+    values += ("Ratio to plain", "Mean l0", "Mean l2", "Mean linf", "Clips", "Passes")
+    return Table(
+        "budgets",
+        "Budgets per attack",
+        "The smallest budget found for each attack on each model: its bound in the attack's own norm (for linf this is "
+        "eps), the largest bound known to miss the target where a search tells, and its iterations; the fooling rate "
+        "there [Wilson's 95% interval], and whether it reached the target; for adversarially trained models also the "
+        "fooling rate under the plain model's budget and the perturbation ratio to the plain model [95% interval, "
+        "bootstrap over recordings]; mean norms of the successful perturbations of inputs in [0, 1] (l0: values "
+        "changed); clips attacked, and the forward plus backward passes of the whole search.",
+        (*VICTIM_COLUMNS, Column("Attack", "key"), Column("Norm", "key"), *map(Column, values)),
+        tuple(lines),
+    )
+
+
+def robust_accuracy_table(records: Sequence[VictimRecord]) -> Table:
+    """How many clips a victim still names correctly, whatever an l-inf attack does within eps.
+
+    Parameters
+    ----------
+    records : sequence of VictimRecord
+        In any order.
+
+    Returns
+    -------
+    Table
+        Values in percent. ``details`` hold ``undecided``, the percentage points by which the value may be too high
+        because searches left clips undecided there.
+    """
+    lines = []
+    for victim in by_name(records):
+        attacks = widest_attacks(victim, "linf")
+        if attacks and attacked_fold(victim).recordings:
+            cells = _robust_accuracies(victim, attacks)
+            lines.append((*victim_cells(victim), *cells, Cell(", ".join(attacks))))
+    eps = (f"eps {value:g}/255" for value in EPS_255)
+    return Table(
+        "robust_accuracy",
+        "Robust accuracy at fixed eps",
+        "Share of the test clips, in % [95% interval, bootstrap over recordings], that the attacked fold names "
+        "correctly and that none of the attacks listed fools within eps (l-inf, inputs in [0, 1]); eps 0 is its "
+        "accuracy. Clips that the attacks did not strike count as those that they did. BIM has a random target, "
+        "DeepFool none. Stronger attacks may find more: a value is an upper bound. 'Or from' says how low it may be "
+        "where the searches left clips undecided. Attacks that struck fewer clips than others are not among them.",
+        (*VICTIM_COLUMNS, *map(Column, ("eps 0", *eps, "Attacks"))),
+        tuple(lines),
+    )
+
+
+def masking_table(records: Sequence[VictimRecord]) -> Table:
+    """Which signs of masked gradients each victim shows.
+
+    Parameters
+    ----------
+    records : sequence of VictimRecord
+        In any order.
+    """
+    signs = sorted({name for record in records for name in record.masking})
+    told = {None: ABSENT, True: "yes", False: "no"}
+    return Table(
+        "masking",
+        "Signs of masked gradients",
+        "A model that hides its gradients resists attacks that follow them, and is no more robust for it. Each sign "
+        "that is there (yes) makes the model's figures in the other tables doubtful; a dash: nobody looked.",
+        (*VICTIM_COLUMNS, *(Column(name.replace("_", " ")) for name in signs)),
+        tuple(
+            (
+                *victim_cells(victim),
+                *(Cell(told[victim.masking.get(name)], runs=_looked(victim)) for name in signs),
+            )
+            for victim in by_name(records)
+        ),
+    )
+
+
+def _robust_accuracies(victim: VictimRecord, attacks: Sequence[str]) -> list[Cell]:
+    """Accuracy without attack, and at each eps."""
+    fold, searches = attacked_fold(victim), [victim.attacks[name] for name in attacks]
+    runs = tuple(dict.fromkeys((fold.run_id, *(record.run_id for record in searches))))
+    nearest = list(nearest_examples(searches).values())
+    recordings = [recording for recording, _, _ in nearest]
+    bootstrap = Bootstrap([*fold.recordings, *recordings])
+    correct = accuracy([fold], bootstrap)
+    fooled_at, resisted_at = (np.array([one[i] for one in nearest]) for i in (1, 2))
+    cells = [_percentage(correct, bootstrap.interval(correct, rate=True), runs)]
+    for eps in (value / 255 for value in EPS_255):
+        robust = correct * bootstrap.mean(recordings, fooled_at > eps)
+        certain = correct * bootstrap.mean(recordings, (fooled_at > eps) & (resisted_at >= eps))
+        undecided = clean(100 * (robust[0] - certain[0]))
+        cells.append(_percentage(robust, bootstrap.interval(robust, rate=True), runs, undecided))
+    return cells
+
+
+def _percentage(
+    statistic: np.ndarray, interval: tuple[float, float] | None, runs: tuple[str, ...], undecided: float = 0.0
+) -> Cell:
+    value, shown = clean(100 * statistic[0]), scaled(interval, 100)
+    text = fixed(value, 1) + bracket(shown, 1)
+    lowest = fixed(value - undecided, 1)
+    if lowest != fixed(value, 1):
+        text += f", or from {lowest}"
+    return Cell(text, value, shown, runs=runs, details={"undecided": undecided} if undecided else {})
+
+
+def _looked(victim: VictimRecord) -> tuple[str, ...]:
+    return tuple(sorted({record.run_id for record in victim.attacks.values()}))
+
+
+def _ratio(plain: AttackRecord | None, robust: AttackRecord) -> Cell:
+    if plain is None or no_ratio_because(plain, robust) is not None:
+        return _ABSENT
+    ratio, interval = clean(robust.perturbation / plain.perturbation), ratio_interval([(plain, robust)])
+    at_least = not robust.target_reached
+    text = f"{'≥ ' if at_least else ''}{fixed(ratio, 2)}{bracket(interval, 2)}"
+    return Cell(text, ratio, interval, at_least=at_least, runs=(plain.run_id, robust.run_id))
+
+
+def _number(value: float, form: Callable[[float], str] = significant) -> Cell:
+    value = clean(value)
+    return Cell(form(value), value) if math.isfinite(value) else _ABSENT
