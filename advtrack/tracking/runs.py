@@ -31,6 +31,8 @@ from advtrack.processes import Process
 logger = logging.getLogger("advtrack")
 
 EXPERIMENT = "advtrack"
+#: Where ``advtrack dashboard`` serves the MLflow UI unless told otherwise.
+UI_PORT = 5000
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
 _PROBE_SECONDS = 8
@@ -331,6 +333,24 @@ def inputs(run_id: str) -> list[tuple[str, str, str]]:
 def seconds(run: Run) -> float:
     """How long a finished run took."""
     return (run.info.end_time - run.info.start_time) / 1000
+
+
+def history(run_id: str, name: str) -> list[float]:
+    """The values of a metric, one for each step: of a step that was logged again the last."""
+    logged = MlflowClient().get_metric_history(run_id, name)
+    by_step = {one.step: one.value for one in sorted(logged, key=lambda one: (one.step, one.timestamp))}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def ui_address() -> str:
+    """Where the MLflow UI is: a tracking server's own, or where ``advtrack dashboard`` serves it by default."""
+    uri = store_uri()
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{UI_PORT}"
+
+
+def address(run_id: str) -> str:
+    """The page of a run in the MLflow UI."""
+    return f"{ui_address()}/#/runs/{run_id}"
 
 
 def tag(run: Run, name: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,11 +46,11 @@ class Picture:
     svg: bytes
 
 
-def canvas(width: float, height: float) -> Figure:
+def canvas(width: float, height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
     """An empty figure of that size in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def to_png(figure: Figure) -> bytes:

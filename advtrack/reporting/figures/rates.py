@@ -89,9 +89,8 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
     victims = sorted(victims, key=lambda victim: victim.training != "plain")
     drawn = [attack for attack in attacks if any(attack in victim.attacks for victim in victims)]
     height = 1.8 * len(drawn) + 0.4
-    figure = canvas(10.0, height)
     # Laid out by hand: the constrained layout of so many panels takes half of the drawing's time.
-    figure.set_layout_engine("none")
+    figure = canvas(10.0, height, layout="none")
     figure.subplots_adjust(0.06, 0.45 / height, 0.99, 1 - 0.65 / height, wspace=0.2, hspace=0.65)
     sentences = []
     for (left, middle, right), attack in zip(figure.subplots(len(drawn), 3, squeeze=False), drawn, strict=True):
@@ -125,7 +124,7 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
         middle.set_xlim(left=0)
         middle.set_xlabel("iterations", fontsize=7)
         counting(right.yaxis)
-        right.set_ylim(bottom=0)
+        right.margins(y=0.15)
         right.set_ylabel("iterations", fontsize=7)
         for ax in (left, middle, right):
             quiet_grid(ax)
