@@ -76,9 +76,10 @@ def _clip(clip: str, victims: Sequence[Shown], sound: Sound | None) -> str:
     parts = [f"<h3>{escape(true_class)}: {escape(clip)} of {escape(dataset)}</h3>"]
     if sound:
         source = f"data:audio/mpeg;base64,{base64.b64encode(sound.mp3).decode()}"
+        label = f"{escape(true_class)}, {escape(clip)}"
         parts.append(
-            f'<audio controls preload="metadata" src="{source}" aria-label="{escape(true_class)}, {escape(clip)}"></audio>'
-            f'\n<p class="dim">{escape(sound.credit)}</p>'
+            f'<audio controls preload="metadata" src="{source}" aria-label="{label}"></audio>\n'
+            f'<p class="dim">{escape(sound.credit)}</p>'
         )
     for representation in dict.fromkeys(one.victim.representation for one, _ in held):
         those = [(one, examples) for one, examples in held if one.victim.representation == representation]

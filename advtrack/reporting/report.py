@@ -67,8 +67,8 @@ def html_report(
         script=script,
         contents="".join(f'<li><a href="#{name}">{heading}</a></li>' for name, (heading, _) in sections.items()),
         sections="\n".join(
-            f'<section id="{name}" aria-labelledby="{name}-heading">\n<h2 id="{name}-heading">{heading}</h2>\n{content}\n'
-            "</section>"
+            f'<section id="{name}" aria-labelledby="{name}-heading">\n'
+            f'<h2 id="{name}-heading">{heading}</h2>\n{content}\n</section>'
             for name, (heading, content) in sections.items()
         ),
         run=escape(run_id),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from advtrack import __version__
-
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.reporting.cells import ABSENT, Cell, Column, Table
