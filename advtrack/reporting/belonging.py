@@ -52,7 +52,7 @@ def belonging(records: Sequence[VictimRecord]) -> tuple[list[VictimRecord], tupl
 def _most_common(bases: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """The basis that most have; of equally many the last by value, so that no order decides."""
     counts = Counter(tuple(sorted(basis.items())) for basis in bases)
-    return dict(max(counts, key=lambda basis: (counts[basis], basis), default=()))
+    return dict(max(counts.items(), key=lambda item: (item[1], item[0]))[0]) if counts else {}
 
 
 def _differing(basis: Mapping[str, str], common: Mapping[str, str]) -> str:

@@ -45,21 +45,19 @@ class Step:
 
 def steps(tables: Iterable[Table]) -> list[Step]:
     """All commands that fill the open cells of some tables, in an order in which they can be given."""
-    waiting: dict[tuple[int, str], list[str]] = {}
+    waiting: dict[str, list[str]] = {}
     for table in tables:
         for line in table.lines:
             for i, cell in enumerate(line):
                 for command in cell.missing:
-                    waiting.setdefault((_turn(command), command), []).append(f"{table.name}: {table.place(line, i)}")
+                    for single in command.split(" && "):
+                        waiting.setdefault(single, []).append(f"{table.name}: {table.place(line, i)}")
     # All runs at once, not a look-up per command.
     history = {stage: runs.find({"stage": stage}, status="FINISHED") for stage in ("features", "fold", "attack")}
-    found = []
-    for (_, command), places in sorted(waiting.items(), key=lambda item: item[0][0]):  # stable: as the tables come
-        parts = [_estimate(part, history) for part in command.split(" && ")]
-        known = [seconds for seconds, _ in parts if seconds is not None]
-        seconds = sum(known) if len(known) == len(parts) else None
-        found.append(Step(command, tuple(places), seconds, "; ".join(dict.fromkeys(basis for _, basis in parts))))
-    return found
+    return [
+        Step(command, tuple(dict.fromkeys(waiting[command])), *_estimate(command, history))
+        for command in sorted(waiting, key=_turn)  # stable: otherwise as the tables come
+    ]
 
 
 def as_text(plan: Sequence[Step]) -> str:
@@ -83,14 +81,19 @@ def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
     @cache  # several tables ask for the same, and finding stores takes a while
     def command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:
         cell = f"--dataset {dataset} --representation {representation} --model {model}"
+        # What belongs together has the seed of the others, and its attacks their options.
+        others = [plain[cell] for cell in sorted(plain) if cell[0] == dataset]
         beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
         if not attacks:
-            own_lr = str(default_lr(model, beside.settings["weights"])) if beside else ""
-            options = _differing({**DEFAULTS, "lr": own_lr}, beside.settings) if beside else ""
+            if beside:
+                own_lr = str(default_lr(model, beside.settings["weights"]))
+                options = _differing({**DEFAULTS, "lr": own_lr}, beside.settings)
+            else:
+                options = _differing({"seed": DEFAULTS["seed"]}, others[0].settings) if others else ""
             return training_command(dataset, representation, model, training, options)
         alias = registry.STANDARD if training == "plain" else registry.ROBUST
-        searched = [beside.attacks[attack] for attack in attacks if attack in beside.attacks] if beside else []
-        options = _search_options(searched) if searched else ""
+        like = next((one.attacks for one in [beside, *others] if one and one.attacks.keys() & set(attacks)), {})
+        options = _search_options([like[attack] for attack in attacks if attack in like]) if like else ""
         return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}{options}"
 
     return command
@@ -118,10 +121,10 @@ def _differing(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
 
 def _turn(command: str) -> int:
     """When a command can be given: after those that it needs."""
-    stage, options = _parsed(command.split(" && ")[-1])
+    stage, options = _parsed(command)
     if stage == "attack":
-        return 2 if options["victim"] == registry.STANDARD else 3
-    return 0 if stage == "train" else 1
+        return 3 if options["victim"] == registry.STANDARD else 4
+    return ("features", "train", "adv-train").index(stage)
 
 
 def _parsed(command: str) -> tuple[str, dict[str, str]]:
@@ -134,20 +137,19 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
     """How long a command takes by the median of the runs most like it, and which these are."""
     stage, options = _parsed(command)
     training = "adversarial" if stage == "adv-train" or options.get("victim") == registry.ROBUST else "plain"
+    levels: tuple[tuple[str, ...], ...] = (("dataset", "representation", "model"), ("model",))
     if stage == "features":
-        kind, units, tags = "features", 1, {}
+        kind, units, tags, levels = "features", 1, {}, (("dataset", "representation"), ("dataset",))
     elif stage == "attack":
         kind, tags = "attack", {"training": training}
         units = len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
         kind, tags = "fold", {"training": training}
         units = FOLDS * int(options.get("epochs", DEFAULTS["epochs"]))
-    same = {name: options[name] for name in ("dataset", "representation", "model") if name in options}
-    for names in (("dataset", "representation", "model"), ("model",), ("dataset",)):
-        wanted = tags | {name: same[name] for name in names if name in same}
+    for names in levels:
+        wanted = tags | {name: options[name] for name in names}
         alike = [run for run in history[kind] if all(runs.tag(run, name) == value for name, value in wanted.items())]
-        pace = [runs.seconds(run) / count for run in alike if (count := _units(kind, run))]
-        if pace and (kind == "features" or "model" in names):
+        if pace := [runs.seconds(run) / count for run in alike if (count := _units(kind, run))]:
             noun = "run" if len(pace) == 1 else "runs"
             return statistics.median(pace) * units, f"by {len(pace)} {kind} {noun} of {', '.join(wanted.values())}"
     return None, f"no {kind} run like it was made"
