@@ -351,6 +351,7 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 @_data_dir
 @click.option("--representation", type=_choice(REPRESENTATIONS, "all"), default="all", show_default=True)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
+@click.option("--audio/--no-audio", default=True, help="Clips in the report can be played.  [default: audio]")
 @click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")
 @_options(_seed, _device, _work_dir, _force)
 @_stage

@@ -232,7 +232,8 @@ def _still_reached(
 ) -> Claim:
     about = (
         "still_reached",
-        "With no limit on the budget every attack still fools every adversarially trained model on 90 % of the clips.",
+        "However large the perturbation may be, every attack fools every adversarially trained model on 90 % of the "
+        "clips, within the iterations that its search was allowed.",
         "abstract; section VIII",
         dataset,
     )

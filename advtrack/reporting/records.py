@@ -27,6 +27,8 @@ class StruckClips:
         the other.
     under_plain : tuple of bool
         Whether the plain victim's budget fools this (adversarially trained) victim on it; empty without such a budget.
+    first_success : tuple of int
+        The iteration of the first adversarial example at the budget's bound, -1 for none.
     """
 
     names: tuple[str, ...]
@@ -36,6 +38,7 @@ class StruckClips:
     fooled_at: tuple[float, ...]
     resisted_at: tuple[float, ...]
     under_plain: tuple[bool, ...] = ()
+    first_success: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class AttackRecord:
     ratios : dict of str to list of float
         By norm: the mean perturbation of the successes over that of the plain victim's, and its 95% interval. Empty
         without a plain victim.
+    front : list of (float, int)
+        Bounds and iterations that reach the target, none of which is better than another in both.
     code_version : int
         Of the stage that searched; 0 where it is not known.
     clips : StruckClips or None
@@ -124,6 +129,7 @@ class AttackRecord:
     criterion: str = "fooling_rate"
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    front: list[tuple[float, int]] = field(default_factory=list)
     code_version: int = 0
     clips: StruckClips | None = field(default=None, repr=False)
 

@@ -3,126 +3,117 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from string import Template
 
+from advtrack.reporting.cells import Table
+from advtrack.reporting.claims import Claim
+from advtrack.reporting.figures.drawing import Picture
 from advtrack.reporting.findings import Findings
 from advtrack.reporting.formats import to_html
 
-# Nothing may be fetched, whatever ends up in the page.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1b1b1f; --dim: #55565c; --page: #fff; --raised: #f4f5f7; --line: #c9cbd1;
-  --link: #0b57a4; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e6ea; --dim: #b0b2ba; --page: #17181b; --raised: #22242a;
-  --line: #454851; --link: #8ec1ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text); font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 75rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1, h2, h3 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; }
-a { color: var(--link); }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: 0.35rem 0.7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr:last-child > * { border-bottom: 0; }
-thead th { background: var(--raised); }
-th.key { text-align: left; }
-tbody th { font-weight: normal; }
-.dim { color: var(--dim); }
-figure { margin: 1.5rem 0; }
-img { display: block; max-width: 100%; min-width: 36rem; height: auto; }
-figure .scroll { background: #fff; }
-code { background: var(--raised); padding: 0.1rem 0.3rem; border-radius: 4px; }
-dt { font-weight: 600; }
-dd { margin: 0 0 0.5rem; }
-@media (min-width: 40rem) { dl { display: grid; grid-template-columns: max-content 1fr; column-gap: 1.5rem; } }
-"""
-
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report.
-
-    Attributes
-    ----------
-    title : str
-        Heading above it.
-    alt : str
-        What it shows, for those who cannot see it.
-    png : bytes
-        The image.
-    """
-
-    title: str
-    alt: str
-    png: bytes
-
-
-def html_report(findings: Findings, figures: Sequence[ReportFigure], facts: Mapping[str, str]) -> str:
+def html_report(
+    findings: Findings,
+    pictures: Sequence[Picture],
+    gallery: str,
+    runs: Table,
+    facts: Mapping[str, str],
+    address: Callable[[str], str],
+    run_id: str,
+) -> str:
     """Write the report.
 
     Parameters
     ----------
     findings : Findings
         Tables, claims and summary.
-    figures : sequence of ReportFigure
+    pictures : sequence of Picture
         Figures, in order.
+    gallery : str
+        A fragment of HTML.
+    runs : Table
+        What was run.
     facts : mapping of str to str
-        What was run; a value that is a web address becomes a link.
+        What else is to be said of that.
+    address : callable
+        The web address of an MLflow run.
+    run_id : str
+        The MLflow run that made the report.
 
     Returns
     -------
     str
         A complete HTML document without references to other files.
     """
-    title = "Adversarial robustness of audio classifiers"
-    shown = [_figure(figure) for figure in figures]
-    sections = [
-        ("Summary", "\n".join(f"<p>{escape(sentence)}</p>" for sentence in findings.summary)),
-        ("Tables", "\n".join(map(to_html, findings.tables))),
-        ("Figures", "\n".join(shown) or "<p>There are none.</p>"),
-        ("What was run", _facts(facts)),
-    ]
-    body = "\n".join(f"<section>\n<h2>{heading}</h2>\n{content}\n</section>" for heading, content in sections)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{body}
-</main>
-</body>
-</html>
-"""
+    tables = "\n".join(to_html(table, address) for table in findings.tables)
+    sections = {
+        "summary": ("Summary", "\n".join(f"<p>{escape(sentence)}</p>" for sentence in findings.summary)),
+        "claims": ("The paper's claims", _claims(findings.claims, address)),
+        "tables": ("Tables", f"<p>A click on a column's name sorts by it.</p>\n{tables}"),
+        "figures": ("Figures", "\n".join(map(_figure, pictures)) or "<p>There are none.</p>"),
+        "gallery": ("Adversarial examples", gallery),
+        "runs": ("What was run", _what_was_run(runs, facts, findings.left_out, address)),
+    }
+    style, script = _part("page.css"), _part("page.js")
+    # Nothing may be fetched, and no other script runs, whatever ends up in the page.
+    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    return Template(_part("page.html")).substitute(
+        policy=policy,
+        style=style,
+        script=script,
+        contents="".join(f'<li><a href="#{name}">{heading}</a></li>' for name, (heading, _) in sections.items()),
+        sections="\n".join(
+            f'<section id="{name}" aria-labelledby="{name}-heading">\n'
+            f'<h2 id="{name}-heading">{heading}</h2>\n{content}\n</section>'
+            for name, (heading, content) in sections.items()
+        ),
+        run=escape(run_id),
+    )
 
 
-def _figure(figure: ReportFigure) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"
-    image = f'<img alt="{escape(figure.alt)}" src="{source}">'
-    return f"<figure><h3>{escape(figure.title)}</h3>\n{_frame(figure.title, image)}\n</figure>"
+def _part(name: str) -> str:
+    return importlib.resources.files("advtrack.reporting").joinpath("page", name).read_text("utf-8")
 
 
-def _frame(label: str, content: str) -> str:
-    """Frame what is wider than a narrow screen, so that it scrolls and the page does not."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n{content}\n</div>'
+def _hash(content: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    """List what was run; only web addresses become links, so that no value can carry a script."""
-    pairs = []
-    for name, value in facts.items():
-        shown = escape(value)
-        if value.startswith(("http://", "https://")):
-            shown = f'<a href="{shown}">{shown}</a>'
-        pairs.append(f"<dt>{escape(name)}</dt><dd>{shown}</dd>")
-    return f"<dl>{''.join(pairs)}</dl>"
+def _claims(claims: Sequence[Claim], address: Callable[[str], str]) -> str:
+    """Each claim with its verdict and what decides it."""
+    items = []
+    for claim in claims:
+        links = " ".join(
+            f'<a class="run" href="{escape(address(run))}" title="run {escape(run)}">{number}</a>'
+            for number, run in enumerate(claim.runs, start=1)
+        )
+        items.append(
+            f'<li><span class="verdict {claim.verdict}">{claim.verdict.capitalize()}:</span>{escape(claim.statement)} '
+            f'<span class="dim">({escape(claim.source)}; on {escape(claim.dataset)})</span><br>'
+            f"{escape(claim.because)} {links}</li>"
+        )
+    return f'<ul class="claims">{"".join(items)}</ul>' if items else "<p>None can be judged yet.</p>"
+
+
+def _figure(picture: Picture) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+    title = escape(picture.title)
+    return (
+        f'<figure><h3 id="{escape(picture.name)}">{title}</h3>\n'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">\n'
+        f'<img alt="{escape(picture.alt)}" src="{source}">\n</div></figure>'
+    )
+
+
+def _what_was_run(runs: Table, facts: Mapping[str, str], left_out: Sequence[str], address: Callable[[str], str]) -> str:
+    parts = [to_html(runs, address)]
+    if left_out:
+        listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in left_out)
+        parts.append(f"<h3>Left out</h3>\n<ul>{listed}</ul>")
+    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    parts.append(f"<h3>How</h3>\n<dl>{pairs}</dl>")
+    return "\n".join(parts)

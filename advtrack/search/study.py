@@ -27,6 +27,7 @@ from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
 from torch import nn
 
+from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError, reason, redacted
 from advtrack.search.bounded import search_bound
 from advtrack.search.claims import STEP, reap
@@ -220,31 +221,20 @@ def transferred_success(
     A norm-minimising attack that was already run here with the same settings is read off its trial.
     """
     if not search.spec.minimises:
-        return struck_within(network, samples, search, budget)
+        return strike_within(network, samples, search, budget)[1]
     with quiet():
         study = optuna.load_study(study_name=own.study_name, storage=storage)
     return transferred(network, samples, search, budget, study)
 
 
-def struck_within(network: nn.Module, samples: Samples, search: Search, budget: Budget) -> np.ndarray:
-    """Success per sample under a budget, by one run from scratch, bool (N,)."""
+def strike_within(
+    network: nn.Module, samples: Samples, search: Search, budget: Budget
+) -> tuple[AttackOutcome, np.ndarray]:
+    """Run an attack from scratch under a budget; also per sample whether it succeeds within the bound, bool (N,)."""
     eps = {} if search.spec.minimises else {"eps": budget.bound}
     outcome = search.strike(network, samples, max_iter=budget.iterations, **eps, **budget.settings)
     within = getattr(outcome, search.spec.norm) <= budget.bound if search.spec.minimises else True
-    return (outcome.success & within).cpu().numpy()
-
-
-def example(
-    network: nn.Module, samples: Samples, search: Search, result: BudgetResult
-) -> tuple[int, np.ndarray] | None:
-    """One adversarial example at the budget: the first fooled sample's index and image; None if none was fooled."""
-    if not result.success.any():
-        return None
-    index = int(np.flatnonzero(result.success)[0])
-    eps = {} if search.spec.minimises else {"eps": result.budget.bound}
-    params = {"max_iter": result.budget.iterations, **eps, **result.budget.settings}
-    outcome = search.strike(network, samples.take(slice(index, index + 1)), **params)
-    return index, outcome.x_adv[0, 0].cpu().numpy()
+    return outcome, (outcome.success & within).cpu().numpy()
 
 
 def _open_study(storage: Storage, name: str, search: Search) -> Study:

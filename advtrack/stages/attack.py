@@ -32,7 +32,7 @@ from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search
 from advtrack.stages.features import find_store
-from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, strike_list
+from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
 from advtrack.stages.victims import only_victim, plain_victim
 from advtrack.tracking import registry, runs
 
@@ -155,6 +155,10 @@ class Attacked:
         spec = ATTACKS[attack]
         return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
 
+    def shown(self, attack: str) -> Struck:
+        """On whom an attack is shown."""
+        return shown_list(self.victim, self.store, ATTACKS[attack], self.options.seed, self.device)
+
 
 def attacked_by(options: Attacking) -> Attacked:
     """Load the victim that the options name.
@@ -195,7 +199,7 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
         transferred = transferred_success(victim.network, struck.samples, search, budget, result, attacked.storage)
-    pictures = log_search(stage, result, struck, attacked.store, victim, search, transferred)
+    pictures = log_search(stage, result, struck, attacked.store, victim, search, attacked.shown(attack), transferred)
     facts = {
         "victim": f"{version.name}/{version.version}",
         "mlflow_run": stage.run_id,
@@ -372,6 +376,7 @@ def _record(
         criterion=result.criterion.name,
         protocol=options.protocol,
         ratios=ratios,
+        front=result.front,
         code_version=CODE_VERSION,
     )
 

@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from advtrack import __version__
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
-from advtrack.reporting.figures import budget_figure
+from advtrack.reporting.cells import ABSENT, Cell, Column, Table
 from advtrack.reporting.findings import Findings, compare
 from advtrack.reporting.formats import to_csv, to_html, to_latex, to_markdown
+from advtrack.reporting.gallery import gallery
 from advtrack.reporting.records import VictimRecord
-from advtrack.reporting.report import ReportFigure, html_report
+from advtrack.reporting.report import html_report
+from advtrack.reporting.victim_tables import VICTIM_COLUMNS, by_name, victim_cells
+from advtrack.stages.pictures import pictures, shown_examples, sounds
 from advtrack.stages.plan import Step, filling_command, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import registry, runs
@@ -29,6 +33,7 @@ class Comparison:
     representations: tuple[str, ...]
     models: tuple[str, ...]
     work_dir: str
+    audio: bool = True
     force: bool = False
 
 
@@ -49,6 +54,7 @@ def run(options: Comparison) -> tuple[str, Path]:
     # What was read clip by clip is not shown by repr: the runs that are named there determine it.
     key: dict[str, Any] = {"records": [repr(record) for record in records]}
     key |= {"datasets": datasets, "representations": options.representations, "models": options.models}
+    key |= {"audio": options.audio}
     tags = {"datasets": ",".join(datasets), "victims": len(records)}
     params = {**asdict(options), "representations": ",".join(options.representations)}
     params["models"] = ",".join(options.models)
@@ -65,16 +71,25 @@ def run(options: Comparison) -> tuple[str, Path]:
             stage.text(to_markdown(table), f"{table.name}.md")
             stage.text(to_csv(table), f"{table.name}.csv")
             stage.text(to_latex(table), f"{table.name}.tex")
-            stage.text(to_html(table), f"{table.name}.html")
+            stage.text(to_html(table, runs.address), f"{table.name}.html")
         stage.json([asdict(claim) for claim in findings.claims], "claims.json")
         stage.metrics(_metrics(findings))
         for data in sorted({data for record in records for data in runs.inputs(record.run_id)}):
             stage.dataset(*data)
         stage.tags({"lineage": ",".join(sorted(_lineage(records)))[:5000]})
-        html = html_report(findings, _figures(records), _facts(records, stage.run_id))
+        shown = shown_examples(records)
+        drawn = pictures(records, shown, findings.table("robust_accuracy"))
+        for picture in drawn:
+            stage.data(picture.png, f"figures/{picture.name}.png")
+            stage.data(picture.svg, f"figures/{picture.name}.svg")
+        played = sounds(records, shown) if options.audio else {}
+        html = html_report(
+            findings, drawn, gallery(shown, played), _runs_table(records), _facts(), runs.address, stage.run_id
+        )
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(html, encoding="utf-8")
         stage.text(html, "report.html")
+        _describe_models(findings, stage.run_id)
         return stage.run_id, report
 
 
@@ -130,32 +145,59 @@ def _datasets(options: Comparison) -> list[str]:
     return sorted(found) or ["synthetic"]
 
 
-def _figures(records: Sequence[VictimRecord]) -> list[ReportFigure]:
-    figures = []
-    attacked = [record for record in records if record.attacks]
-    for record in attacked:
-        if record.training == "plain":
-            pair = [other for other in attacked if other.cell == record.cell]
-            title = f"Budgets: {record.model} on {record.representation} of {record.dataset}"
-            alt = "Perturbation bound and fooling rate per attack, plainly and adversarially trained victim"
-            figures.append(ReportFigure(title, alt, budget_figure(pair)))
-    for record in attacked:
-        for attack in record.attacks.values():
-            path = f"{attack.attack}/example.png"
-            if path in runs.artifacts(attack.run_id, attack.attack):  # an attack that fools nobody has no example
-                title = f"{attack.attack} against {record.training} {record.model} on {record.representation}"
-                alt = "Legitimate spectrogram, adversarial spectrogram and their amplified difference"
-                figures.append(ReportFigure(title, alt, runs.read_artifact(attack.run_id, path)))
-    return figures
-
-
 def _lineage(records: Sequence[VictimRecord]) -> set[str]:
     return {r.run_id for r in records} | {a.run_id for r in records for a in r.attacks.values()}
 
 
-def _facts(records: Sequence[VictimRecord], run_id: str) -> dict[str, str]:
-    facts = {"comparison run": run_id}
-    for record in records:
-        name = registry.model_name(record.dataset, record.representation, record.model)
-        facts[f"{name} version {record.version} ({record.training})"] = f"training run {record.run_id}"
-    return facts
+def _runs_table(records: Sequence[VictimRecord]) -> Table:
+    """Each victim with its data, seed and code, and the runs that made and attacked it."""
+    names = list(dict.fromkeys(name for record in records for name in record.basis))
+    lines = []
+    for record in by_name(records):
+        attacks = tuple(dict.fromkeys(attack.run_id for attack in record.attacks.values()))
+        codes = sorted({attack.code_version for attack in record.attacks.values()})
+        lines.append(
+            (
+                *victim_cells(record),
+                Cell(record.version),
+                Cell(str(record.fold)),
+                *(Cell(record.basis.get(name, "")) for name in names),
+                Cell(", ".join(map(str, codes)) or ABSENT),
+                Cell(f"{len(record.folds)} folds", len(record.folds), runs=(record.run_id,)),
+                Cell(f"{len(record.attacks)} attacks", len(record.attacks), runs=attacks),
+            )
+        )
+    return Table(
+        "runs_made",
+        "Victims, and the runs that they come from",
+        "Version: of the registered model DATA SET-REPRESENTATION-MODEL. Fold: the one that was attacked.",
+        (*VICTIM_COLUMNS, *map(Column, ("Version", "Fold", *names, "attack code", "Training", "Attacks"))),
+        tuple(lines),
+    )
+
+
+def _facts() -> dict[str, str]:
+    return {
+        "Program": f"advtrack {__version__}",
+        "Links": f"Small numbers lead to MLflow runs at {runs.ui_address()}; advtrack dashboard serves them "
+        "where no tracking server does.",
+    }
+
+
+def _describe_models(findings: Findings, run_id: str) -> None:
+    """Give each registered model its cells of tables I to III as its description."""
+    tables = [table for table in findings.tables if table.name.startswith("table_")]
+    models = [column.name for column in tables[0].columns if column.role == "value"]
+    for line, (dataset, representation, *_) in enumerate(tables[0].lines):
+        for model in models:
+            texts = {
+                table.title: table.lines[line][[column.name for column in table.columns].index(model)].text
+                for table in tables
+            }
+            said = "".join(f"| {title} | {text} |\n" for title, text in texts.items())
+            name = registry.model_name(dataset.text, representation.text, model)
+            registry.describe(
+                name,
+                f"{model} on {representation.text} of {dataset.text}\n\n| Table | Here |\n| :--- | ---: |\n{said}\n"
+                f"From the comparison in run `{run_id}`.",
+            )

@@ -1,4 +1,4 @@
-"""What a search leaves in its MLflow run: curves, tables and one adversarial example."""
+"""What a search leaves in its MLflow run: curves, tables and adversarial examples."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from advtrack.models.checkpoint import Victim
-from advtrack.reporting.figures import GalleryExample, curve_figure, gallery_figure
+from advtrack.reporting.examples import Example, pack
+from advtrack.reporting.figures.examples import example_figure
+from advtrack.reporting.figures.rates import curve_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Search
-from advtrack.search.study import example
+from advtrack.search.study import strike_within
 from advtrack.stages.samples import Struck
 from advtrack.tracking import runs
 
@@ -27,9 +29,10 @@ def log_search(
     store: SpectrogramSet,
     victim: Victim,
     search: Search,
+    shown: Struck,
     under_plain: np.ndarray | None = None,
 ) -> dict[str, bytes]:
-    """Log trials, curve, Pareto front, per-sample table and an example; the pictures, by name.
+    """Log trials, curve, Pareto front, per-sample table and the examples of the clips ``shown``; the pictures, by name.
 
     ``under_plain`` is what the plain victim's budget does to each sample, bool (N,), if there is one.
     """
@@ -44,9 +47,12 @@ def log_search(
     stage.json(result.norm_quantiles(), f"{attack}/norms.json")
     stage.text(csv_text(_samples(result, struck, store, search, under_plain)), f"{attack}/samples.csv")
     stage.tags({f"{attack}.study": result.study_name})
-    pictures = {"curve.png": curve_figure(result.curve(), result.criterion.target, f"{result.norm} bound")}
-    if shown := _example(result, struck, store, victim, search):
-        pictures["example.png"] = gallery_figure([shown])
+    examples = _examples(result, shown, store, victim, search)
+    stage.data(pack(examples), f"{attack}/examples.npz")
+    pictures = {
+        "curve.png": curve_figure(result.curve(), result.criterion.target, f"{result.norm} bound"),
+        "examples.png": example_figure(attack, examples),
+    }
     for name, content in pictures.items():
         stage.data(content, f"{attack}/{name}")
     return pictures
@@ -84,21 +90,23 @@ def _samples(
     ]
 
 
-def _example(
-    result: BudgetResult, struck: Struck, store: SpectrogramSet, victim: Victim, search: Search
-) -> GalleryExample | None:
-    found = example(victim.network, struck.samples, search, result)
-    if found is None:
-        return None
-    i, x_adv = found
+def _examples(
+    result: BudgetResult, shown: Struck, store: SpectrogramSet, victim: Victim, search: Search
+) -> list[Example]:
+    """What the budget does to the clips that all victims are shown with, success or not."""
+    outcome, fooled = strike_within(victim.network, shown.samples, search, result.budget)
     with torch.inference_mode():
-        image = torch.from_numpy(x_adv)[None, None].to(struck.samples.x.device)
-        scores = victim.network(image).softmax(1)[0]
-    return GalleryExample(
-        title=f"{result.attack}: {store.name[struck.indices[i]]}",
-        x=struck.samples.x[i, 0].cpu().numpy(),
-        x_adv=x_adv,
-        true_class=store.classes[int(struck.samples.y[i])],
-        adversarial_class=store.classes[int(scores.argmax())],
-        probability=float(scores.max()),
-    )
+        scores = [victim.network(images).softmax(1).cpu().numpy() for images in (shown.samples.x, outcome.x_adv)]
+    return [
+        Example(
+            clip=str(store.name[index]),
+            true_class=store.classes[store.y[index]],
+            target_class=store.classes[int(shown.samples.target[i])] if search.spec.targets else "",
+            classes=store.classes,
+            x=shown.samples.x[i, 0].cpu().numpy(),
+            difference=(outcome.x_adv - shown.samples.x)[i, 0].cpu().numpy(),
+            probabilities=np.stack([scores[0][i], scores[1][i]]),
+            fooled=bool(fooled[i]),
+        )
+        for i, index in enumerate(shown.indices)
+    ]

@@ -12,7 +12,7 @@ from typing import Any
 from advtrack import data
 from advtrack.data import clip, synthetic
 from advtrack.errors import InputError
-from advtrack.reporting.figures import class_figure
+from advtrack.reporting.figures.classes import class_figure
 from advtrack.representations.extract import extract
 from advtrack.representations.image import ImageSettings
 from advtrack.representations.store import MANIFEST, SpectrogramSet, intact, open_store

@@ -18,7 +18,7 @@ from advtrack.data.splits import Split, folds_of, official_split, paper_split, r
 from advtrack.errors import InputError
 from advtrack.models.checkpoint import Description, save
 from advtrack.models.zoo import build
-from advtrack.reporting.figures import confusion_figure
+from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.alone import alone
 from advtrack.stages.predictions import log_predictions

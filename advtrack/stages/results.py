@@ -92,6 +92,7 @@ def _with_clips(record: AttackRecord) -> AttackRecord:
         fooled_at=tuple(float(row["fooled_at"]) for row in rows),
         resisted_at=tuple(float(row["resisted_at"]) for row in rows),
         under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
+        first_success=tuple(int(row["first_success"]) for row in rows),
     )
     return replace(record, clips=clips)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from advtrack.attacks.base import Attack
+from advtrack.data.splits import Split
 from advtrack.errors import InputError
 from advtrack.models.checkpoint import Victim
 from advtrack.representations.store import SpectrogramSet
@@ -22,6 +23,8 @@ Protocol = Literal["test", "paper"]
 # Section VI: up to 50 batches of 100 samples.
 PAPER_BATCH = 100
 _PAPER_SAMPLES = 50 * PAPER_BATCH
+# Clips that every victim of a data set is shown with.
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def strike_list(
     InputError
         No clip is classified correctly, there is one class only, or a target class has no training clip.
     """
-    training = victim.description.training
-    parts = split_store(store, training["protocol"], training["seed"], training["fold"])
+    parts = _parts(victim, store)
     # No attack strikes augmented copies.
     pool = parts.test if protocol == "test" else np.flatnonzero(store.scale == 1.0)
     order = np.random.default_rng(seed).permutation(pool)
@@ -74,11 +76,42 @@ def strike_list(
     chosen = correct[: limit or (_PAPER_SAMPLES if protocol == "paper" else None)]
     if not len(chosen):
         raise InputError("the victim classifies no clip correctly: train it longer before attacking it")
+    return _struck(victim, store, attack, chosen, seed, device)
+
+
+def shown_list(victim: Victim, store: SpectrogramSet, attack: type[Attack], seed: int, device: torch.device) -> Struck:
+    """The test clips whose adversarial examples a run keeps, of other classes each.
+
+    Their names and the seed choose them, not what the victim makes of them: so they are the same for all victims of a
+    data set, and some may be classified wrongly to begin with, or resist.
+
+    Raises
+    ------
+    InputError
+        There is one class only, or a target class has no training clip.
+    """
+    drawn = sorted(_parts(victim, store).test, key=lambda i: _draw(seed, f"shown/{store.name[i]}"))
+    first: dict[int, int] = {}
+    for index in drawn:
+        first.setdefault(int(store.y[index]), int(index))
+    return _struck(victim, store, attack, np.array(list(first.values())[:_SHOWN]), seed, device)
+
+
+def _parts(victim: Victim, store: SpectrogramSet) -> Split:
+    """What the victim was trained, stopped and tested on."""
+    training = victim.description.training
+    return split_store(store, training["protocol"], training["seed"], training["fold"])
+
+
+def _struck(
+    victim: Victim, store: SpectrogramSet, attack: type[Attack], chosen: np.ndarray, seed: int, device: torch.device
+) -> Struck:
+    """What these clips are led to, and from where."""
     classes = len(store.classes)
     targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
     start = chosen
     if attack.starts:
-        start = _starts(victim, store, parts.train, targets)
+        start = _starts(victim, store, _parts(victim, store).train, targets)
 
     def tensor(indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(store.images(indices)).to(device)
@@ -111,5 +144,10 @@ def wrong_label(clip: str, label: int, classes: int, seed: int) -> int:
     """
     if classes < 2:
         raise InputError("the victim knows one class only: there is nothing to be fooled into; use more classes")
-    drawn = int.from_bytes(hashlib.sha256(f"{seed}/{clip}".encode()).digest()[:8], "big") % (classes - 1)
+    drawn = _draw(seed, clip) % (classes - 1)
     return drawn if drawn < label else drawn + 1
+
+
+def _draw(seed: int, name: str) -> int:
+    """A number that only the seed and a name decide."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")

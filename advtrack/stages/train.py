@@ -11,7 +11,7 @@ from pathlib import Path
 from advtrack.errors import InputError
 from advtrack.models import MODELS
 from advtrack.models.zoo import check_size, check_weights
-from advtrack.reporting.figures import confusion_figure
+from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.by_name import by_name
 from advtrack.stages.device import choose_device

@@ -13,7 +13,7 @@ from advtrack.errors import InputError
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.result import wilson
 from advtrack.search.space import Budget
-from advtrack.search.study import struck_within
+from advtrack.search.study import strike_within
 from advtrack.stages.attack import Attacked, Attacking, attacked_by, find_records, read_record, search_of
 from advtrack.stages.evidence import csv_text
 from advtrack.stages.victims import find_victim
@@ -69,7 +69,7 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     """Log the fooling rate within one budget, and whom it fools."""
     struck = attacked.struck(attack)
     budget = Budget(record.bound, record.iterations, record.settings)
-    success = struck_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
+    _, success = strike_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
     low, high = wilson(int(success.sum()), len(success))
     stage.metrics({f"{attack}/{n}": v for n, v in (("fooling_rate", success.mean()), ("low", low), ("high", high))})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})

@@ -72,6 +72,15 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
     return _registered(created)
 
 
+def describe(name: str, description: str) -> None:
+    """Say on a registered model's page what it is, if there is such a model."""
+    try:
+        MlflowClient().update_registered_model(name, description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
 def set_alias(victim: Registered, alias: str) -> None:
     """Point ``alias`` at a version; a run that repeats another moves none."""
     if not rerun_of():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,10 +26,12 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
 from advtrack.processes import Process
-from advtrack.tracking.connection import experiment_id, impatient
+from advtrack.tracking.connection import experiment_id, impatient, store_uri
 
 logger = logging.getLogger("advtrack")
 
+#: Where ``advtrack dashboard`` serves the MLflow UI unless told otherwise.
+UI_PORT = 5000
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
 #: The run that is repeated at the moment, if any.
@@ -255,6 +258,24 @@ def seconds(run: Run) -> float:
     return (run.info.end_time - run.info.start_time) / 1000
 
 
+def history(run_id: str, name: str) -> list[float]:
+    """The values of a metric, one for each step: of a step that was logged again the last."""
+    logged = MlflowClient().get_metric_history(run_id, name)
+    by_step = {one.step: one.value for one in sorted(logged, key=lambda one: (one.step, one.timestamp))}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def ui_address() -> str:
+    """Where the MLflow UI is: a tracking server's own, or where ``advtrack dashboard`` serves it by default."""
+    uri = store_uri()
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{UI_PORT}"
+
+
+def address(run_id: str) -> str:
+    """The page of a run in the MLflow UI."""
+    return f"{ui_address()}/#/runs/{run_id}"
+
+
 def tag(run: Run, name: str) -> str | None:
     """A tag of this project's name space."""
     return run.data.tags.get(_PREFIX + name)
@@ -293,7 +314,14 @@ def files(run_id: str, folder: str = "") -> Iterator[str]:
 
 def read_artifact(run_id: str, path: str) -> bytes:
     """The bytes of an artifact."""
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path)).read_bytes()
+    place = _artifact_uri(store_uri(), run_id)
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{path}")).read_bytes()
+
+
+@lru_cache(maxsize=1024)
+def _artifact_uri(store: str, run_id: str) -> str:
+    """Where the artifacts of a run lie, which never changes: a comparison reads hundreds of them."""
+    return get(run_id).info.artifact_uri
 
 
 def _create(stage: str) -> str:

@@ -19,7 +19,13 @@ def saved(tmp_path):
     network = build("resnet56", 3, mean=0.4, std=0.3)
     network(torch.rand(2, 1, 8, 8))
     description = Description(
-        "resnet56", "stft", "synthetic", CLASSES, (1, 8, 8), {"duration": 5.0}, {"fold": 1, "eps": None}
+        "resnet56",
+        "stft",
+        "synthetic",
+        CLASSES,
+        (1, 8, 8),
+        {"duration": 5.0},
+        {"protocol": "paper", "fold": 1, "eps": None},
     )
     save(tmp_path / "deep" / "victim", network, description)
     return tmp_path / "deep" / "victim", network.eval(), description

@@ -1,7 +1,6 @@
 """Figures decode, show something, and leave matplotlib's global state alone."""
 
 import io
-import math
 import sys
 from dataclasses import replace
 from typing import Any
@@ -9,86 +8,122 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from advtrack.reporting.figures import (
-    GalleryExample,
-    amplification,
-    budget_figure,
-    confusion_figure,
+from advtrack.reporting.cells import Cell, Column, Table
+from advtrack.reporting.examples import Example
+from advtrack.reporting.figures.classes import confusion_figure
+from advtrack.reporting.figures.examples import amplification, example_figure, overview_figure
+from advtrack.reporting.figures.rates import (
     curve_figure,
-    gallery_figure,
+    rates_figure,
+    rates_over_bound,
+    rates_over_iterations,
+    wilson_band,
 )
-from advtrack.reporting.records import AttackRecord, Training, VictimRecord
+from advtrack.reporting.figures.tradeoff import tradeoff_figure
+from advtrack.reporting.figures.training import training_figure
+from advtrack.reporting.records import AttackRecord, StruckClips, Training, VictimRecord
 
-FOUND = AttackRecord(
-    "bim_a",
-    "linf",
-    True,
-    0.9,
-    0.92,
-    0.01,
-    0.009,
-    40,
-    {},
-    0.008,
-    900.0,
-    0.2,
-    0.008,
-    50,
-    0,
-    0,
-    100,
-    None,
-    None,
-    "run",
-    1000,
+CLIPS = StruckClips(
+    names=("a", "b", "c", "d"),
+    recordings=("a", "b", "c", "d"),
+    success=(True, True, True, False),
+    perturbation=(0.01, 0.02, 0.02, 0.3),
+    fooled_at=(0.01, 0.02, 0.02, np.inf),
+    resisted_at=(0.005, 0.02, 0.015, 0.3),
+    first_success=(2, 2, 7, 1),
 )
+FOUND = AttackRecord(
+    "bim_a", "linf", True, 0.7, 0.75, 0.02, None, 7, {}, 0.015, 900.0, 0.2, 0.02, 4, 0, 0, 100, None, None, "run",
+    1000, 0.3, 0.95, front=[(0.02, 7), (0.04, 3)], clips=CLIPS,
+)  # fmt: skip
 
 
 def pixels(png: bytes) -> NDArray[Any]:
-    from matplotlib.image import imread
+    from PIL import Image
 
-    image = imread(io.BytesIO(png), format="png")
-    assert image.ndim == 3
+    image = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) / 255
     assert image.std() > 0.02, "the picture is all but blank"
     return image
 
 
 def victim(training: Training, *attacks: AttackRecord) -> VictimRecord:
-    return VictimRecord(
-        "esc10",
-        "stft",
-        "alexnet",
-        training,
-        {0: 0.8},
-        0,
-        "1",
-        "run",
-        {"seed": "0"},
-        {record.attack: record for record in attacks},
-    )
+    found = {record.attack: record for record in attacks}
+    return VictimRecord("esc10", "stft", "alexnet", training, (), 0, "1", "run", {"seed": "0"}, found)
 
 
-def test_budget_figure_ignores_order_and_takes_undefined_values() -> None:
-    robust = replace(FOUND, perturbation=0.02, transferred_fooling_rate=0.4)
-    unreached = replace(FOUND, attack="jsma", norm="l0", target_reached=False, fooling_rate=0.0, perturbation=math.nan)
-    records = [victim("plain", FOUND, unreached), victim("adversarial", robust)]
-    image = pixels(budget_figure(records))
-    assert np.array_equal(image, pixels(budget_figure(records[::-1])))
-
-
-def test_budget_figure_without_attacks() -> None:
-    with pytest.raises(ValueError, match="no attack"):
-        budget_figure([victim("plain")])
-
-
-def test_gallery_figure() -> None:
+def example(clip: str = "$a$.wav", fooled: bool = True) -> Example:
     x = np.linspace(0, 1, 32 * 40).reshape(32, 40)
-    example = GalleryExample("$stft$, bim_a", x, np.clip(x + 0.01, 0, 1), "dog", "rain $ hail", 0.93)
-    one, two = (pixels(gallery_figure([example] * n)) for n in (1, 2))
+    scores = np.array([[0.7, 0.3], [0.1, 0.9]])
+    return Example(clip, "dog", "rain $", ("dog", "rain $"), x, np.full_like(x, -0.004), scores, fooled)
+
+
+def test_intervals_are_wilsons() -> None:
+    low, high = wilson_band(np.arange(11), 10)
+    expected = [binomtest(k, 10).proportion_ci(0.95, "wilson") for k in range(11)]
+    assert low == pytest.approx([one.low for one in expected], abs=1e-12)
+    assert high == pytest.approx([one.high for one in expected], abs=1e-12)
+
+
+def test_rates_over_the_bound_say_what_is_not_known() -> None:
+    bounds, least, most = rates_over_bound(CLIPS)
+    assert bounds.tolist() == [0.005, 0.01, 0.015, 0.02, 0.3]
+    assert least.tolist() == [0, 1, 1, 3, 3]
+    assert most.tolist() == [0, 1, 1, 3, 3]  # resisted at a bound: not yet at it
+    wider = replace(CLIPS, resisted_at=(0.0, 0.0, 0.0, 0.0))
+    assert rates_over_bound(wider)[2].tolist() == [4, 4]
+
+
+def test_rates_over_iterations_count_whom_the_budget_fools() -> None:
+    iterations, fooled = rates_over_iterations(CLIPS)
+    assert iterations.tolist() == [2, 7] and fooled.tolist() == [2, 3]
+
+
+def test_rates_figure_ignores_order_and_takes_what_is_missing() -> None:
+    unread = replace(FOUND, attack="jsma", norm="l0", bound=20.0, target_reached=False, clips=None, front=[])
+    nobody = replace(FOUND, clips=replace(CLIPS, success=(False,) * 4, fooled_at=(np.inf,) * 4), front=[])
+    victims = [victim("plain", FOUND, unread), victim("adversarial", nobody)]
+    one, other = (rates_figure("rates", "Rates", order, ["bim_a", "jsma", "pia"]) for order in (victims, victims[::-1]))
+    assert one.png == other.png and one.svg == other.svg
+    pixels(one.png)
+    assert "bim_a, plain: 75.0 % (30.0 to 95.0) at linf 0.02 and 7 iterations." in one.alt
+    assert "pia" not in one.alt and b"<svg" in one.svg and b"fooling rate" in one.svg
+
+
+def test_examples_are_a_row_each() -> None:
+    one, two = (pixels(example_figure("bim_a", [example()] * n)) for n in (1, 2))
     assert two.shape[0] > 1.5 * one.shape[0]
-    with pytest.raises(ValueError, match="no example"):
-        gallery_figure([])
+
+
+def test_overview_says_what_each_picture_shows() -> None:
+    shown = {"stft": {"bim_a": example(), "pia": example(fooled=False)}, "dwt": {"bim_a": example()}}
+    picture = overview_figure("examples", "One clip", shown)
+    pixels(picture.png)
+    assert "stft, legitimate: dog, p = 0.70." in picture.alt
+    assert "stft, pia: rain $, p = 0.90 (resists)." in picture.alt
+    assert b"difference x 200" in picture.svg
+
+
+def test_tradeoff_is_drawn_where_victims_differ_most() -> None:
+    columns = (*(Column(n, "key") for n in "drmt"), *map(Column, ("eps 0", "eps 1/255", "eps 2/255", "Attacks")))
+
+    def line(training: str, *values: float) -> tuple[Cell, ...]:
+        numbers = (Cell(f"{v}", v, interval=(v - 5, v + 5)) for v in values)
+        return (*map(Cell, ("esc10", "stft", "alexnet", training)), *numbers, Cell("bim_a"))
+
+    table = Table("robust_accuracy", "t", "c", columns, (line("plain", 80, 40, 5), line("adversarial", 75, 50, 45)))
+    picture = tradeoff_figure("tradeoff", "Trade-off", table, "esc10")
+    assert picture is not None and "alexnet on stft, plain: accuracy 80.0 %, at eps 2/255 5.0 %." in picture.alt
+    pixels(picture.png)
+    assert tradeoff_figure("tradeoff", "Trade-off", table, "another") is None
+
+
+def test_training_figure() -> None:
+    epochs = {"train_loss": [2.0, 1.0], "stop_loss": [2.1, 1.2], "stop_accuracy": [0.2, 0.55]}
+    picture = training_figure("training", "Training", {"plain": epochs, "adversarial": epochs})
+    assert "plain: 2 epochs, best accuracy 55.0 %." in picture.alt
+    pixels(picture.png)
 
 
 @pytest.mark.parametrize(

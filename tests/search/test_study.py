@@ -1,7 +1,7 @@
 """Budget searches on victims whose smallest budgets are known exactly."""
 
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import optuna
@@ -18,7 +18,7 @@ from advtrack.processes import Process
 from advtrack.search import claims
 from advtrack.search.criterion import Criterion, successes_needed
 from advtrack.search.space import Budget, Samples, Search
-from advtrack.search.study import example, open_storage, publish, search_budget, transferred_success
+from advtrack.search.study import open_storage, publish, search_budget, strike_within, transferred_success
 
 SHAPE = (1, 4, 4)
 TOLERANCE = 0.05
@@ -819,16 +819,20 @@ def test_what_a_search_knows_to_miss_lies_just_below_its_budget(storage):
         assert trial["fooling_rate"] <= truth <= trial["fooling_rate_at_most"]
 
 
-def test_the_example_is_adversarial_and_within_the_budget(storage):
-    victim, samples, _ = known_victim()
-    search = bim(target=0.5)
-    result = find(victim, samples, search, storage)
-    index, x_adv = example(victim, samples, search, result)
-    assert result.success[index] and x_adv.shape == SHAPE[1:]
-    assert victim(torch.from_numpy(x_adv)[None, None]).argmax().item() == samples.target[index].item()
-    assert np.abs(x_adv - samples.x[index, 0].numpy()).max() <= result.budget.bound + 1e-6
-    nobody = replace(result, success=np.zeros(len(samples), bool))
-    assert example(victim, samples, search, nobody) is None
+def test_a_strike_within_a_budget_tells_whom_it_fools(storage):
+    victim, samples, minimal = known_victim()
+    outcome, fooled = strike_within(victim, samples, bim(target=0.5), Budget(float(np.median(minimal)), 40, {}))
+    assert 0 < fooled.sum() < len(samples)
+    assert (victim(outcome.x_adv[fooled]).argmax(1) == samples.target[fooled]).all()
+    assert (outcome.x_adv - samples.x).abs().max() <= np.median(minimal) + 1e-6
+
+
+def test_a_success_beyond_the_bound_is_none(storage):
+    victim = FewClasses()
+    samples = victim.clips(5)
+    search = searching("deepfool", 0.4, 10, 0)
+    outcome, fooled = strike_within(victim, samples, search, Budget(0.0, 50, {}))
+    assert outcome.success.all() and not fooled.any()
 
 
 def test_samples_are_taken_by_index_and_slice():
