@@ -98,9 +98,10 @@ def _victim(victim: VictimRecord, examples: Mapping[str, Example]) -> str:
     """A row of cards, one for each attack, that is folded up."""
     first = next(iter(examples.values()))
     name = f"{victim.model}, {CALLED[victim.training]}"
+    mistaken = "" if first.predicted(adversarial=False)[0] == first.true_class else ", which is wrong already"
     return (
         f"<details><summary><strong>{escape(name)}</strong>: fooled by {sum(e.fooled for e in examples.values())} of "
-        f"{len(examples)} attacks at their budgets; without attack says {_said(first, False)}</summary>\n"
+        f"{len(examples)} attacks at their budgets; without attack says {_said(first, False)}{mistaken}</summary>\n"
         f'<ul class="cards">{"".join(_card(attack, name, example) for attack, example in examples.items())}</ul>'
         "</details>"
     )

@@ -12,7 +12,7 @@ from torch import nn
 from advtrack.attacks import ATTACKS
 from advtrack.errors import InputError
 from advtrack.stages.fold import split_store
-from advtrack.stages.samples import strike_list, wrong_label
+from advtrack.stages.samples import shown_list, strike_list, wrong_label
 
 CLASSES = 4
 
@@ -120,3 +120,19 @@ def test_a_victim_that_is_always_wrong_is_refused(victim, store):
     store.y = (store.y + 2) % CLASSES
     with pytest.raises(InputError, match="no clip correctly"):
         struck(victim, store)
+
+
+# Shown
+
+
+def test_what_is_shown_is_the_same_for_all_victims_and_of_other_classes_each(victim, store):
+    def shown(attack="bim_a", seed=0):
+        return shown_list(victim, store, ATTACKS[attack], seed, torch.device("cpu"))
+
+    found = shown()
+    test = split_store(store, 0).test
+    assert len(found.indices) == 3 and set(found.indices) <= set(test)
+    assert len(set(store.y[found.indices])) == 3
+    assert {tuple(sorted(shown(seed=seed).indices)) for seed in range(9)} != {tuple(sorted(found.indices))}
+    store.images = lambda indices: np.zeros((len(indices), 1, 3, 3), np.float32)  # nothing is told apart any more
+    assert shown("pia").indices.tolist() == found.indices.tolist()
