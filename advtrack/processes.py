@@ -64,7 +64,7 @@ class Process:
 def _numbering() -> tuple[str, str]:
     """Identities of this machine's start and of the PID namespace, as Linux gives them."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    return boot.read_text().strip() if boot.exists() else "", os.readlink(namespace) if namespace.exists() else ""
+    return boot.read_text().strip() if boot.exists() else "", str(namespace.readlink()) if namespace.exists() else ""
 
 
 class Terminated(KeyboardInterrupt):

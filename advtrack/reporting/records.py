@@ -87,8 +87,8 @@ class AttackRecord:
     criterion, protocol : str
         What the target is a value of, and whom the attack strikes.
     ratios : dict of str to list of float
-        By norm: the mean perturbation of the successes over that of the plain victim's, and its 95% interval. Empty
-        without a plain victim.
+        By norm: the ratio of table III to the plain victim's perturbation, and its 95% interval; a lower bound, in the
+        own norm alone, if the target was not reached. Empty where the table has none.
     code_version : int
         Of the stage that searched; 0 where it is not known.
     clips : StruckClips or None

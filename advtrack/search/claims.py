@@ -31,8 +31,8 @@ _HEARTBEAT, _ABANDONED = 15.0, 120.0
 _NAMELESS = 20.0
 # Seconds between two looks at what other processes do.
 _POLL = 0.1
-#: By study and number of a trial, its last sign of life, and when this process first saw that one, or that there is none
-#: yet. (Times that another machine writes down are by a clock that may be wrong.)
+#: By study and number of a trial, its last sign of life, and when this process first saw that one, or that there is
+#: none yet. (Times that another machine writes down are by a clock that may be wrong.)
 _last_seen: dict[tuple[str, int], tuple[float | None, float]] = {}
 
 
