@@ -322,7 +322,13 @@ def adv_train(**options: Any) -> None:
     show_default=True,
     help="Strike test clips, or all clips in up to 50 shuffled batches of 100.",
 )
-@click.option("--trials", type=click.IntRange(1), default=24, show_default=True, help="Trials per study, at most.")
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=24,
+    show_default=True,
+    help="Trials per study, at most; for an area, in runs on all clips.",
+)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes per search.")
 @click.option(
     "--budget-from",

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -26,20 +28,25 @@ class Process:
         Its number there.
     since : float
         When it began, in seconds since 1970.
+    boot, namespace : str
+        Which start of which machine, and which of its numberings of processes: containers have numberings of their own,
+        perhaps under one name. Empty where the system tells neither.
     """
 
     host: str
     pid: int
     since: float
+    boot: str = ""
+    namespace: str = ""
 
     @classmethod
     def this(cls) -> Process:
         """The process that asks."""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time(), *_numbering())
 
     def here(self) -> bool:
-        """Whether it is one of this machine, where it can be told whether it lives."""
-        return self.host == socket.gethostname()
+        """Whether it is one that is seen from here, so that it can be told whether it lives."""
+        return (self.host, self.boot, self.namespace) == (socket.gethostname(), *_numbering())
 
     def lives(self) -> bool:
         """Whether this machine has a process of this number that began then, by a clock that may have been set.
@@ -51,6 +58,13 @@ class Process:
             return abs(found.create_time() - self.since) < 2 and found.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+@cache
+def _numbering() -> tuple[str, str]:
+    """Identities of this machine's start and of the PID namespace, as Linux gives them."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return boot.read_text().strip() if boot.exists() else "", str(namespace.readlink()) if namespace.exists() else ""
 
 
 class Terminated(KeyboardInterrupt):

@@ -17,7 +17,8 @@ def test_this_process_lives_and_is_here():
     this = Process.this()
     assert this.lives() and this.here() and this.pid == os.getpid()
     assert not replace(this, since=this.since - 60).lives()  # an earlier one of the same number
-    assert not replace(this, host="elsewhere").here()
+    for other in ({"host": "elsewhere"}, {"boot": "another"}, {"namespace": "pid:[1]"}):
+        assert not replace(this, **other).here()
 
 
 def test_one_that_has_ended_does_not_live_even_unburied():

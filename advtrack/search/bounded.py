@@ -36,7 +36,8 @@ class _Known:
     """What the study's finished trials tell."""
 
     bounds: Bounds
-    probes: int
+    #: What counts against the trials that are allowed; see `Search`.
+    trials: float
     confirmations: list[FrozenTrial]
     #: Of trials that reached the target: eps and iterations.
     reached: list[tuple[float, int]]
@@ -59,21 +60,25 @@ def search_bound(network: nn.Module, samples: Samples, search: Search, study: St
         while True:
             reap(study)
             known = _known(study, samples, search)
-            progress.update(known.probes - progress.n)
-            eps = _to_confirm(known, search, enough=exhausted or known.probes >= search.trials)
+            progress.update(int(known.trials) - progress.n)
+            over = known.trials >= search.trials
+            # An area that the bounds leave open is looked at further: it is neither reached nor missed.
+            open_ = search.criterion.name == "auc" and known.bounds.decision(known.bounds.high) is None
+            eps = _to_confirm(known, search, enough=exhausted or (over and not open_))
             if eps is not None:
                 if confirmed := _confirmed(known, eps):
                     return _found(known, confirmed)
                 _confirm(network, samples, search, study, known.bounds, eps)
                 exhausted = False
-            elif known.probes + len(underway(study, _PROBE)) >= search.trials:
+            elif not over and known.trials + len(underway(study, _PROBE)) >= search.trials:
                 wait()
             else:
-                # A sampler that proposes what is known already is helped out.
-                study.sampler = BoundsSampler(known.bounds, search.seed) if repeated else sampler
+                # A sampler that proposes what is known already, or nothing that tells in time, is helped out.
+                helped = repeated or over
+                study.sampler = BoundsSampler(known.bounds, search.seed) if helped else sampler
                 known_already = not _probe(network, samples, search, study, known.bounds)
                 # What the bounds propose again, on a victim that contradicts itself, teaches nothing more.
-                exhausted = repeated and known_already
+                exhausted = helped and known_already
                 repeated = known_already or search.sampler == "bounds"
 
 
@@ -90,13 +95,20 @@ def _known(study: Study, samples: Samples, search: Search) -> _Known:
     known = _Known(bounds, 0, [], [])
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if trial.user_attrs[STEP] == _PROBE:
-            known.probes += 1
+            known.trials += _counted(trial, len(samples), search)
         else:
             known.confirmations.append(trial)
         if trial.user_attrs["reached"]:
             known.reached.append((trial.values[0], int(trial.values[1])))
         _learn(known.bounds, trial.params["eps"], trial.user_attrs[_EVIDENCE], search.longest())
     return known
+
+
+def _counted(trial: FrozenTrial, samples: int, search: Search) -> float:
+    """As how much of a trial one counts: of an area, as the share of the samples that the bounds left it to attack."""
+    if search.criterion.name == "fooling_rate" or search.sampler != "bounds":
+        return 1.0
+    return len(trial.user_attrs[_EVIDENCE]["attacked"]) / samples
 
 
 def _learn(bounds: Bounds, eps: float, evidence: Evidence, longest: int) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from optuna.samplers import PartialFixedSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from advtrack.errors import reason
 from advtrack.processes import Process
 
 logger = logging.getLogger("advtrack")
@@ -23,16 +24,16 @@ logger = logging.getLogger("advtrack")
 STEP = "step"
 # That all of what tells it from others is set; who runs it; when that process last said that it does.
 _CLAIMED, _PROCESS, _BEAT = "claimed", "process", "alive"
-# Seconds between the signs of life of a running trial, and without one after which a trial of another machine counts
-# as abandoned. Of a process on this machine it is known whether it lives.
+# Seconds between the signs of life of a running trial, and without one after which a trial of another machine or
+# container counts as abandoned. Of a process that is seen from here it is known whether it lives.
 _HEARTBEAT, _ABANDONED = 15.0, 120.0
 # Seconds after which a trial that does not even say whose it is counts as abandoned.
 _NAMELESS = 20.0
 # Seconds between two looks at what other processes do.
 _POLL = 0.1
-#: When this process first saw a trial without a sign of life, by study and number. (The start that Optuna keeps of a
-#: trial is in the local time of a machine that may be elsewhere.)
-_first_seen: dict[tuple[str, int], float] = {}
+#: By study and number of a trial, its last sign of life, and when this process first saw that one, or that there is
+#: none yet. (Times that another machine writes down are by a clock that may be wrong.)
+_last_seen: dict[tuple[str, int], tuple[float | None, float]] = {}
 
 
 def take(
@@ -125,9 +126,13 @@ def working(study: Study, trial: Trial) -> Iterator[None]:
     over = threading.Event()
 
     def beat() -> None:
-        with suppress(UpdateFinishedTrialError):
-            while not over.wait(_HEARTBEAT):
+        while not over.wait(_HEARTBEAT):
+            try:
                 trial.set_user_attr(_BEAT, time.time())
+            except UpdateFinishedTrialError:
+                return
+            except Exception as error:  # each storage raises its own; it may be back at the next beat
+                logger.warning("trial %d: no sign of life got through (%s)", trial.number, reason(error))
 
     beating = threading.Thread(target=beat, daemon=True)
     try:
@@ -168,7 +173,7 @@ def _abandoned(study: Study, trial: FrozenTrial) -> bool:
     attrs = trial.user_attrs
     if _PROCESS in attrs and (process := Process(**attrs[_PROCESS])).here():
         return not process.lives()
-    if _BEAT in attrs:
-        return time.time() - attrs[_BEAT] > _ABANDONED
-    now = time.monotonic()
-    return now - _first_seen.setdefault((study.study_name, trial.number), now) > _NAMELESS
+    key, beat, now = (study.study_name, trial.number), attrs.get(_BEAT), time.monotonic()
+    if key not in _last_seen or _last_seen[key][0] != beat:
+        _last_seen[key] = beat, now
+    return now - _last_seen[key][1] > (_NAMELESS if beat is None else _ABANDONED)

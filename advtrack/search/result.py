@@ -15,7 +15,6 @@ from advtrack.search.space import Budget
 #: Of the norms of the successes.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CONFIDENCE = 0.95
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -128,19 +127,3 @@ def wilson(successes: int, samples: int) -> tuple[float, float]:
     """Wilson's score interval of a rate, at 95%."""
     interval = binomtest(successes, samples).proportion_ci(_CONFIDENCE, "wilson")
     return float(interval.low), float(interval.high)
-
-
-def ratio_of_means(robust: np.ndarray, plain: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Ratio of two mean perturbations, and its 95% interval by the bootstrap over the samples of each (table III).
-
-    NaN if there are no samples on one side, or none of the plain ones is perturbed.
-    """
-    if not len(robust) or not len(plain) or not plain.mean():
-        return math.nan, math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    above, below = (
-        values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(1) for values in (robust, plain)
-    )
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(above[below > 0] / below[below > 0], (tail, 1 - tail))
-    return float(robust.mean() / plain.mean()), float(low), float(high)

@@ -85,7 +85,8 @@ class Search:
     criterion : Criterion
         What the budget has to reach.
     trials : int
-        At most this many; confirmations come on top.
+        At most this many; confirmations come on top. For an area, which is one of all samples, a trial that the bounds
+        propose counts as the share of the samples that it attacks, and what they leave open is looked at further.
     seed : int
         Of the attack's and the sampler's random draws.
     max_iter : int

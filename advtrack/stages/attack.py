@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,12 @@ from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
 from advtrack.representations.store import SpectrogramSet
 from advtrack.search.criterion import Criterion, CriterionName
-from advtrack.search.result import BudgetResult, ratio_of_means
+from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Budget, Search
 from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
 from advtrack.stages.by_name import whole_number_for
+from advtrack.stages.clips import perturbation_ratios, sample_rows
 from advtrack.stages.device import choose_device
 from advtrack.stages.evidence import log_search
 from advtrack.stages.features import find_store
@@ -38,7 +37,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 9
+CODE_VERSION = 10
 DEFAULT_TRIALS = 24
 _MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
 # Clips that are looked at for signs of masked gradients.
@@ -206,8 +205,8 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
         "command": _command(attacked, attack),
     }
     publish(result, attacked.storage, options.storage, title, facts, pictures)
-    ratios = _ratios(result, plain, options.seed) if plain else {}
-    return _record(result, search, options, transferred, plain, ratios, stage.run_id)
+    record = _record(result, search, options, transferred, plain, stage.run_id)
+    return replace(record, ratios=perturbation_ratios(plain, record)) if plain else record
 
 
 def _command(attacked: Attacked, attack: str) -> str:
@@ -219,21 +218,6 @@ def _command(attacked: Attacked, attack: str) -> str:
     values.pop("attacks")
     given = {name: value for name, value in values.items() if value != own.get(name, MISSING)}
     return "advtrack attack" + "".join(f" --{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in given.items())
-
-
-def _ratios(result: BudgetResult, plain: AttackRecord, seed: int) -> dict[str, list[float]]:
-    """By norm, the ratio of the mean perturbation to the plain victim's (table III), and its interval."""
-    fooled = [row for row in sample_rows(plain) if row["success"] == "True"]
-    return {
-        norm: list(ratio_of_means(values[result.success], np.array([float(row[norm]) for row in fooled]), seed))
-        for norm, values in result.norms.items()
-    }
-
-
-def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
-    """The table of the samples that a search struck."""
-    content = runs.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
-    return list(csv.DictReader(io.StringIO(content)))
 
 
 def black_box_nearer(white: Iterable[Mapping[str, str]], black: Iterable[Mapping[str, str]]) -> float:
@@ -340,7 +324,6 @@ def _record(
     options: Attacking,
     transferred: np.ndarray | None,
     plain: AttackRecord | None,
-    ratios: dict[str, list[float]],
     run_id: str,
 ) -> AttackRecord:
     fooling_low, fooling_high = result.interval()
@@ -375,7 +358,6 @@ def _record(
         contradictions=result.contradictions,
         criterion=result.criterion.name,
         protocol=options.protocol,
-        ratios=ratios,
         front=result.front,
         code_version=CODE_VERSION,
     )
@@ -402,10 +384,19 @@ def _say(record: AttackRecord, victim: str) -> None:
     passes = record.passes / record.samples
     logger.info(
         "%s against %s: fooling rate %.3f (%.3f to %.3f) %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
-        "%.0f passes a clip%s%s",
+        "%.0f passes a clip%s%s%s",
         record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high, verdict,
         record.target_fooling_rate, record.samples,
         record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
-        passes, f"; {record.contradictions} contradictions" if record.contradictions else "",
+        passes, _ratio(record), f"; {record.contradictions} contradictions" if record.contradictions else "",
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
+
+
+def _ratio(record: AttackRecord) -> str:
+    """The ratio of table III in words; nothing where there is none."""
+    if record.norm not in record.ratios:
+        return ""
+    ratio, low, high = record.ratios[record.norm]
+    at_least = "" if record.target_reached else "≥ "
+    return f"; {at_least}{ratio:.2f} ({low:.2f} to {high:.2f}) times the plain victim's perturbation"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
-from advtrack.stages.attack import plain_records, read_record, sample_rows
+from advtrack.stages.attack import plain_records, read_record
+from advtrack.stages.clips import sample_rows
 from advtrack.stages.victims import plain_victim
 from advtrack.tracking import runs
 from advtrack.tracking.registry import Registered

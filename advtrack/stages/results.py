@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
-from advtrack.stages.attack import find_records, sample_rows
+from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
+from advtrack.stages.attack import find_records
+from advtrack.stages.clips import with_clips
 from advtrack.stages.fold import Fold
 from advtrack.stages.predictions import read_predictions
 from advtrack.stages.train import DEFAULTS, read_folds
@@ -33,7 +33,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 "%s is left out: its spectrograms, split or initial weights are not those of %s@standard", version, name
             )
             continue
-        attacks = {name: _with_clips(record) for name, record in find_records(version, TABLE_ATTACKS).items()}
+        attacks = {name: with_clips(record) for name, record in find_records(version, TABLE_ATTACKS).items()}
         params = runs.get(version.run_id).data.params
         records.append(
             VictimRecord(
@@ -77,24 +77,6 @@ def _fold(fold: Fold) -> FoldRecord:
         tuple(row["source"] for row in rows),
         tuple(row["class"] == row["predicted"] for row in rows),
     )
-
-
-def _with_clips(record: AttackRecord) -> AttackRecord:
-    """The record with what its search showed clip by clip, if it was made since that is kept."""
-    rows = sample_rows(record)
-    if not all(row.get("perturbation") for row in rows):
-        return record
-    clips = StruckClips(
-        names=tuple(row["clip"] for row in rows),
-        recordings=tuple(row["source"] for row in rows),
-        success=tuple(row["success"] == "True" for row in rows),
-        perturbation=tuple(float(row["perturbation"]) for row in rows),
-        fooled_at=tuple(float(row["fooled_at"]) for row in rows),
-        resisted_at=tuple(float(row["resisted_at"]) for row in rows),
-        under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
-        first_success=tuple(int(row["first_success"]) for row in rows),
-    )
-    return replace(record, clips=clips)
 
 
 def _masking(attacks: Mapping[str, AttackRecord]) -> dict[str, bool]:

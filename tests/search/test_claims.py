@@ -1,6 +1,7 @@
 """A step of the search is done by one process, and by none in vain."""
 
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import optuna
@@ -108,3 +109,37 @@ def test_a_trial_without_a_name_is_given_time_whatever_its_clock_says(study, mon
         now[0] += seconds
         claims.reap(study)
         assert [trial.state for trial in study.trials] == [state] * 2
+
+
+def test_of_a_process_that_is_not_seen_from_here_the_heart_decides_by_this_ones_clock(study, monkeypatch):
+    """As in two containers of one name: its number is nobody's here, and its clock is years behind."""
+    trial = study.ask()
+    trial.set_user_attr("process", asdict(replace(Process.this(), pid=2**22 + 1, namespace="pid:[1]")))
+    now = [1000.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    for beat in (5.0, 20.0, 35.0):
+        trial.set_user_attr("alive", beat)
+        for seconds in (0, 119):
+            now[0] += seconds
+            claims.reap(study)
+            assert study.trials[0].state == TrialState.RUNNING
+    now[0] += 2
+    claims.reap(study)
+    assert study.trials[0].state == TrialState.FAIL
+
+
+def test_a_storage_that_fails_at_one_sign_of_life_gets_the_next(study, monkeypatch, caplog):
+    monkeypatch.setattr(claims, "_HEARTBEAT", 0.01)
+    trial, beaten, told = take(study, "probe", suggest), threading.Event(), []
+
+    def unsteady(name, value):
+        told.append(value)
+        if len(told) == 1:
+            raise OSError("the database is away")
+        beaten.set()
+
+    monkeypatch.setattr(trial, "set_user_attr", unsteady)
+    with claims.working(study, trial):
+        assert beaten.wait(10)
+        study.tell(trial, 1.0)
+    assert "the database is away" in caplog.text and study.trials[0].state == TrialState.COMPLETE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from advtrack.search.criterion import Criterion
-from advtrack.search.result import BudgetResult, ratio_of_means, wilson
+from advtrack.search.result import BudgetResult, wilson
 from advtrack.search.space import Budget
 
 
@@ -76,24 +76,3 @@ def test_wilsons_interval_by_its_formula():
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
     assert wilson(k, n) == pytest.approx((centre - half, centre + half))
     assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1
-
-
-def test_the_interval_of_a_ratio_covers_it():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for repeat in range(200):
-        plain, robust = rng.gamma(4, 1, 40), rng.gamma(4, 2, 40)
-        ratio, low, high = ratio_of_means(robust, plain, repeat)
-        assert low <= ratio <= high
-        covered += low <= 2 <= high
-    assert 0.9 <= covered / 200 <= 0.99
-
-
-@pytest.mark.parametrize(("robust", "plain"), [([], [1.0]), ([1.0], []), ([1.0], [0.0])])
-def test_a_ratio_without_a_base_is_undefined(robust, plain):
-    assert all(math.isnan(value) for value in ratio_of_means(np.array(robust), np.array(plain), 0))
-
-
-def test_a_ratio_is_repeatable():
-    values = np.array([1.0, 2.0, 4.0])
-    assert ratio_of_means(values, 2 * values, 1) == ratio_of_means(values, 2 * values, 1)

@@ -124,11 +124,8 @@ def test_a_record_is_the_result():
         study_name="study",
     )
     search = Search("bim_a", Criterion("fooling_rate", 0.9), trials=9, seed=3, max_iter=50)
-    ratios = {"linf": [1.5, 1.2, 1.9]}
     plain = SimpleNamespace(run_id="plain run")
-    record = stage._record(
-        result, search, options(samples="2"), np.array([True, False, False, False]), plain, ratios, "run"
-    )
+    record = stage._record(result, search, options(samples="2"), np.array([True, False, False, False]), plain, "run")
     assert (record.seed, record.sample_limit, record.longest, record.plain_run_id) == (3, 2, 50, "plain run")
     assert (record.attack, record.norm, record.bound, record.iterations) == ("bim_a", "linf", 0.3, 7)
     assert (record.target_reached, record.fooling_rate, record.transferred_fooling_rate) == (False, 0.5, 0.25)
@@ -138,7 +135,7 @@ def test_a_record_is_the_result():
         0.9055, abs=1e-4
     )
     assert (record.auc_low, record.auc_high) == (0.25, 0.5)
-    assert (record.contradictions, record.ratios, record.protocol) == (1, ratios, "test")
+    assert (record.contradictions, record.protocol) == (1, "test")
 
 
 def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):

@@ -60,7 +60,8 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
     models = list(dict.fromkeys(line[2].text for line in lines))
     figure = canvas(8.0, 5.0)
     ax = figure.subplots()
-    sentences, ends = [], {}
+    sentences: list[str] = []
+    ends: dict[tuple[str, str], tuple[float, ...]] = {}
     for line in lines:
         _, representation, model, training = (cell.text for cell in line[:4])
         colour = _COLOURS[representations.index(representation) % len(_COLOURS)]

@@ -1,0 +1,63 @@
+"""What a finished search showed clip by clip, read from its run, and what two searches show together."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+
+from advtrack.reporting.estimates import mean_ratio, no_ratio_because, over_struck
+from advtrack.reporting.records import AttackRecord, StruckClips
+from advtrack.search.space import NORMS
+from advtrack.tracking import runs
+
+
+def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
+    """The table of the samples that a search struck."""
+    content = runs.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
+    return list(csv.DictReader(io.StringIO(content)))
+
+
+def with_clips(record: AttackRecord) -> AttackRecord:
+    """The record with what its search showed clip by clip, if it was made since that is kept."""
+    rows = sample_rows(record)
+    if not all(row.get("perturbation") for row in rows):
+        return record
+    clips = StruckClips(
+        names=tuple(row["clip"] for row in rows),
+        recordings=tuple(row["source"] for row in rows),
+        success=tuple(row["success"] == "True" for row in rows),
+        perturbation=tuple(float(row["perturbation"]) for row in rows),
+        fooled_at=tuple(float(row["fooled_at"]) for row in rows),
+        resisted_at=tuple(float(row["resisted_at"]) for row in rows),
+        under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
+        first_success=tuple(int(row["first_success"]) for row in rows),
+    )
+    return replace(record, clips=clips)
+
+
+def perturbation_ratios(plain: AttackRecord, robust: AttackRecord) -> dict[str, list[float]]:
+    """By norm, the ratio of table III and its interval; none where the table has none.
+
+    In other norms than the attack's own nothing bounds what a failure takes: without the target, there is none.
+    """
+    plain, robust = with_clips(plain), with_clips(robust)
+    if no_ratio_because(plain, robust) or not plain.clips or not robust.clips:
+        return {}
+    bootstrap = over_struck(plain, robust)
+    assert bootstrap
+    ratios = {}
+    for norm in NORMS if robust.target_reached else (robust.norm,):
+        ratio = mean_ratio([(_in_norm(plain, norm), _in_norm(robust, norm))], bootstrap)
+        if interval := bootstrap.interval(ratio):
+            ratios[norm] = [float(ratio[0]), *interval]
+    return ratios
+
+
+def _in_norm(record: AttackRecord, norm: str) -> AttackRecord:
+    """The record with its clips' perturbations in a norm; its own as they were counted."""
+    assert record.clips
+    if norm == record.norm:
+        return record
+    values = tuple(float(row[norm]) for row in sample_rows(record))
+    return replace(record, clips=replace(record.clips, perturbation=values))

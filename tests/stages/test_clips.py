@@ -1,0 +1,65 @@
+"""What two searches show together, from what their runs hold clip by clip."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from advtrack.reporting.records import AttackRecord
+from advtrack.reporting.tables import ratio_interval
+from advtrack.stages.clips import perturbation_ratios, with_clips
+from advtrack.stages.evidence import csv_text
+from advtrack.tracking import runs
+
+PLAIN = np.random.default_rng(0).gamma(2, 0.01, 24)
+
+
+def searched(name, perturbation, success=None, allowed=0.3, **changes):
+    """A run that holds the clips of a search, and the search's record; three clips from each recording."""
+    success = np.ones(24, bool) if success is None else np.array(success)
+    counted = np.where(success, perturbation, allowed)
+    rows = [
+        {"clip": f"c{i}", "source": f"r{i // 3}", "success": bool(success[i]), "l0": 5.0, "l2": 2 * perturbation[i]}
+        | {"linf": perturbation[i], "perturbation": counted[i], "fooled_at": 0.1, "resisted_at": 0.0}
+        for i in range(24)
+    ]
+    with runs.stage_run("attack", 1, {"name": name}, title="t", params={}, tags={}) as run:
+        run.text(csv_text(rows), "bim_a/samples.csv")
+    reached = bool(success.mean() >= 0.9)
+    record = AttackRecord(
+        "bim_a", "linf", reached, 0.9, float(success.mean()), 0.1, None, 9, {},
+        float((perturbation[success] if reached else counted).mean()), 5.0, 0.1, 0.1, 24, 0, 0, 9, None, None,
+        run.run_id, 72,
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+def test_a_ratio_and_its_interval_are_those_of_table_three(store):
+    plain = searched("plain", PLAIN)
+    robust = searched("robust", PLAIN * np.random.default_rng(1).uniform(1, 3, 24))
+    found = perturbation_ratios(plain, robust)
+    assert set(found) == {"l0", "l2", "linf"} and found["l0"] == pytest.approx([1, 1, 1])
+    ratio, *interval = found["linf"]
+    assert ratio == pytest.approx(robust.perturbation / plain.perturbation)
+    assert interval == pytest.approx(ratio_interval([(with_clips(plain), with_clips(robust))]))
+    assert found["l2"] == pytest.approx(found["linf"])
+
+
+def test_the_two_victims_are_resampled_together(store):
+    """Each clip takes twice the perturbation: of that there is no doubt, however much the clips differ."""
+    assert perturbation_ratios(searched("plain", PLAIN), searched("robust", 2 * PLAIN))["linf"] == pytest.approx(
+        [2] * 3
+    )
+
+
+def test_failures_of_the_robust_victim_count_as_the_largest_in_the_own_norm_alone(store):
+    success = np.arange(24) % 2 == 0
+    found = perturbation_ratios(searched("plain", PLAIN), searched("robust", PLAIN, success))
+    assert list(found) == ["linf"]
+    assert found["linf"][0] == pytest.approx(np.where(success, PLAIN, 0.3).mean() / PLAIN.mean())
+
+
+def test_there_is_no_ratio_where_the_table_has_none(store):
+    robust = searched("robust", PLAIN)
+    assert not perturbation_ratios(searched("plain", PLAIN, np.arange(24) % 2 == 0), robust)
+    assert not perturbation_ratios(searched("other", PLAIN, seed=7), robust)
