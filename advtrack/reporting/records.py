@@ -89,6 +89,8 @@ class AttackRecord:
     ratios : dict of str to list of float
         By norm: the ratio of table III to the plain victim's perturbation, and its 95% interval; a lower bound, in the
         own norm alone, if the target was not reached. Empty where the table has none.
+    settled : bool
+        Whether any bound smaller by more than the tolerance is known to miss the target.
     code_version : int
         Of the stage that searched; 0 where it is not known.
     clips : StruckClips or None
@@ -124,6 +126,7 @@ class AttackRecord:
     criterion: str = "fooling_rate"
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)
+    settled: bool = True
     code_version: int = 0
     clips: StruckClips | None = field(default=None, repr=False)
 

@@ -354,6 +354,7 @@ def _record(
         contradictions=result.contradictions,
         criterion=result.criterion.name,
         protocol=options.protocol,
+        settled=result.settled,
         code_version=CODE_VERSION,
     )
 
@@ -370,6 +371,7 @@ def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
     stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
     stage.json(asdict(record), f"{record.attack}/result.json")
+    stage.tags({f"{record.attack}.settled": record.settled})
     stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
 
 
@@ -386,6 +388,11 @@ def _say(record: AttackRecord, victim: str) -> None:
         passes, _ratio(record), f"; {record.contradictions} contradictions" if record.contradictions else "",
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
+    if not record.settled:
+        logger.warning(
+            "%s against %s: trials ran out; the smallest bound lies between %.4g and %s; --trials allows more",
+            record.attack, victim, record.missed_at or 0, f"{record.bound:.4g}" if record.target_reached else "anything",
+        )  # fmt: skip
 
 
 def _ratio(record: AttackRecord) -> str:
