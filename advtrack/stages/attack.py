@@ -389,9 +389,10 @@ def _say(record: AttackRecord, victim: str) -> None:
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
     if not record.settled:
+        above = f"{record.bound:.4g}" if record.target_reached else "anything"
         logger.warning(
             "%s against %s: trials ran out; the smallest bound lies between %.4g and %s; --trials allows more",
-            record.attack, victim, record.missed_at or 0, f"{record.bound:.4g}" if record.target_reached else "anything",
+            record.attack, victim, record.missed_at or 0, above,
         )  # fmt: skip
 
 
