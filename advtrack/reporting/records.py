@@ -94,6 +94,8 @@ class AttackRecord:
         own norm alone, if the target was not reached. Empty where the table has none.
     front : list of (float, int)
         Bounds and iterations that reach the target, none of which is better than another in both.
+    settled : bool
+        Whether any bound smaller by more than the tolerance is known to miss the target.
     code_version : int
         Of the stage that searched; 0 where it is not known.
     clips : StruckClips or None
@@ -130,6 +132,7 @@ class AttackRecord:
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)
     front: list[tuple[float, int]] = field(default_factory=list)
+    settled: bool = True
     code_version: int = 0
     clips: StruckClips | None = field(default=None, repr=False)
 

@@ -320,6 +320,7 @@ def _found(known: _Known, confirmed: FrozenTrial) -> Found:
     budget = Budget(confirmed.params["eps"], int(confirmed.values[1]), {})
     # Trials may show a point that betters the budget; but it is not proven.
     missed = max(_lost(known), bounds.bracket()[0])
+    smallest = max(missed, bounds.low) * (1 + bounds.tolerance) * (1 + 1e-9)
     others = [(eps, n) for eps, n in known.reached if eps > budget.bound or (eps > missed and n > budget.iterations)]
     return Found(
         budget,
@@ -330,4 +331,5 @@ def _found(known: _Known, confirmed: FrozenTrial) -> Found:
         pareto([(budget.bound, budget.iterations), *others]) if reached else [],
         bounds.bracket()[0] or None,
         bounds.contradictions,
+        budget.bound <= smallest if reached else missed >= bounds.high,
     )

@@ -61,6 +61,9 @@ class BudgetResult:
         ``fooling_rate_at_most``.
     study_name : str
         In the storage.
+    settled : bool
+        Whether any bound smaller by more than the tolerance is known to miss the target; of a target that was not
+        reached, whether the largest bound is known to miss it.
     """
 
     attack: str
@@ -82,6 +85,7 @@ class BudgetResult:
     contradictions: int
     trials: list[dict[str, Any]]
     study_name: str
+    settled: bool = True
 
     def perturbation(self) -> float:
         """Mean perturbation in the own norm (Eq. 14), of successes; unreached, a lower bound: failures count too."""

@@ -39,6 +39,10 @@ class BoundsSampler(BaseSampler):
         self._bounds = bounds
         self._random = RandomSampler(seed)
 
+    def reseed_rng(self) -> None:
+        """As Optuna asks of samplers that several threads share."""
+        self._random.reseed_rng()
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing is sampled jointly."""
         return {}

@@ -204,6 +204,9 @@ class Found:
         The largest bound known to miss the target, of a search that bisects.
     contradictions : int
         Samples that showed other than what had been inferred.
+    settled : bool
+        Whether any bound smaller by more than the tolerance is known to miss the target; of a target that was not
+        reached, whether the largest bound is known to miss it.
     """
 
     budget: Budget
@@ -214,6 +217,7 @@ class Found:
     front: list[tuple[float, int]]
     missed_at: float | None = None
     contradictions: int = 0
+    settled: bool = True
 
 
 def pareto(points: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:

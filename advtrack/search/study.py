@@ -193,9 +193,15 @@ def publish(
             f"{len(result.success)} clips) at {result.norm} <= **{result.budget.bound:.4g}** and "
             f"**{result.budget.iterations}** iterations{settings}. That {verdict} the target, a "
             f"{result.criterion.name} of {result.criterion.target:g}."
+            f"{'' if result.settled else _open(result)}"
             "\n\nTrials with a positive constraint `target_missed_by` missed the target or were given up; they are no "
             "candidates.\n\n" + "".join(f"- {name}: `{value}`\n" for name, value in facts.items()) + shown,
         )
+
+
+def _open(result: BudgetResult) -> str:
+    above = f"and {result.budget.bound:.4g}" if result.reached else "and anything"
+    return f" The trials left open where the smallest bound lies: between {result.missed_at or 0:.4g} {above}."
 
 
 def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
@@ -289,6 +295,7 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
             for trial in trials
         ],
         study_name=study.study_name,
+        settled=found.settled,
     )
 
 

@@ -359,6 +359,7 @@ def _record(
         criterion=result.criterion.name,
         protocol=options.protocol,
         front=result.front,
+        settled=result.settled,
         code_version=CODE_VERSION,
     )
 
@@ -375,6 +376,7 @@ def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
     stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
     stage.json(asdict(record), f"{record.attack}/result.json")
+    stage.tags({f"{record.attack}.settled": record.settled})
     stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
 
 
@@ -391,6 +393,12 @@ def _say(record: AttackRecord, victim: str) -> None:
         passes, _ratio(record), f"; {record.contradictions} contradictions" if record.contradictions else "",
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
+    if not record.settled:
+        above = f"{record.bound:.4g}" if record.target_reached else "anything"
+        logger.warning(
+            "%s against %s: trials ran out; the smallest bound lies between %.4g and %s; --trials allows more",
+            record.attack, victim, record.missed_at or 0, above,
+        )  # fmt: skip
 
 
 def _ratio(record: AttackRecord) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,7 @@ def run(options: Attacking) -> str:
         if not stage.reused:
             stage.dataset(attacked.victim.description.dataset, attacked.store.data_digest, str(attacked.store.path))
             for attack, record in budgets.items():
+                _say_what_differs(attack, record, attacked.tags())
                 _strike(attack, record, attacked, stage)
     return stage.run_id
 
@@ -63,6 +65,16 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
             "or the alias or version of a victim that was attacked"
         )
     return {attack: found[attack] for attack in TABLE_ATTACKS if attack in found}
+
+
+def _say_what_differs(attack: str, record: AttackRecord, own: Mapping[str, Any]) -> None:
+    """Name a budget that was found on other images, or that missed its target where it was found."""
+    there = runs.get(record.run_id)
+    names = ("dataset", "representation", "store_digest")
+    if other := [f"{name} {runs.tag(there, name)}" for name in names if runs.tag(there, name) != own[name]]:
+        logger.warning("%s: the budget of run %s is one of other images: %s", attack, record.run_id, ", ".join(other))
+    if not record.target_reached:
+        logger.warning("%s: the budget of run %s did not reach its target there", attack, record.run_id)
 
 
 def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.StageRun) -> None:

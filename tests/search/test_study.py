@@ -434,6 +434,16 @@ def test_whoever_proposes_the_budget_reaches_the_target(storage, sampler):
         assert (max(trial.constraints.values()) <= 0) == (trial.values[0] >= expected * 0.999)
 
 
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 4), ("random", 4), ("bounds", 2), ("bounds", 30)])
+def test_a_bracket_that_is_still_open_at_the_end_is_said_to_be(storage, sampler, trials):
+    victim, samples, minimal = known_victim()
+    result = find(victim, samples, bim(sampler=sampler, trials=trials), storage)
+    missed = result.missed_at or 1e-4
+    assert missed < np.sort(minimal)[13] <= result.budget.bound * 1.001
+    assert result.settled == (result.budget.bound <= missed * (1 + TOLERANCE) * (1 + 1e-6)) == (trials == 30)
+    assert ("left open" in note_of(storage, result)) == (not result.settled)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_whoever_proposes_settings_each_is_run_once(storage, settings_script, sampler):
     calls = settings_script({(i, s): [1.0, 1.0, 1.0] for i in CW["max_iter"] for s in CW["binary_search_steps"]})
@@ -458,7 +468,7 @@ def test_the_smallest_bound_of_an_area(storage, attack, target):
 def test_an_area_out_of_reach_is_a_finished_result(storage):
     victim, samples, _ = known_victim(low=0.1, high=0.28)
     result = find(victim, samples, bim(target=0.9, criterion="auc"), storage)
-    assert not result.reached and result.budget.bound == 0.3 and result.fooling_rate == 1.0
+    assert not result.reached and result.budget.bound == 0.3 and result.fooling_rate == 1.0 and result.settled
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -138,6 +138,20 @@ def test_a_record_is_the_result():
     assert (record.contradictions, record.protocol) == (1, "test")
 
 
+@pytest.mark.parametrize(("reached", "said"), [(True, "between 0.05 and 0.2;"), (False, "between 0.05 and anything;")])
+def test_what_trials_left_open_is_said_and_tagged(store, caplog, reached, said):
+    record = AttackRecord(
+        "bim_a", "linf", reached, 0.9, 0.9, 0.2, 0.05, 9, {}, 0.1, 1.0, 1.0, 0.1, 4, 0, 0, 9, None, None, "r", 72,
+        settled=False,
+    )  # fmt: skip
+    with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
+        stage._log_record(run, record, "key")
+    stage._say(record, "victim")
+    assert said in caplog.text and runs.tag(runs.get(run.run_id), "bim_a.settled") == "False"
+    stage._say(replace(record, settled=True), "victim")
+    assert caplog.text.count("ran out") == 1
+
+
 def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
         record = AttackRecord(
