@@ -184,8 +184,8 @@ class Attack(EvasionAttack):
         if y is None:
             if self.targeted:
                 raise ValueError(
-                    f"{type(self).__name__} aims at target classes and needs them as y; only with targeted=False, if it "
-                    "can be that, are they the true classes, by default the predicted ones"
+                    f"{type(self).__name__} aims at target classes and needs them as y; only with targeted=False, if "
+                    "it can be that, are they the true classes, by default the predicted ones"
                 )
             y = self._predict(inputs).argmax(1).cpu().numpy()
         labels = torch.as_tensor(_class_numbers(np.asarray(y), self.estimator.nb_classes), device=self.estimator.device)
