@@ -113,11 +113,18 @@ class Attack(EvasionAttack):
         named = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in keywords]
         cls.__signature__ = inspect.Signature([given, *named])
 
-    def __init__(self, estimator: PyTorchClassifier, **params: Any) -> None:
+    def __init__(self, *victim: PyTorchClassifier, **params: Any) -> None:
+        # Some of ART's attacks call it the estimator, others the classifier.
+        victims = [*victim, *(params.pop(name) for name in ("estimator", "classifier") if name in params)]
+        if len(victims) != 1:
+            raise TypeError(f"{type(self).__name__} takes one classifier, and parameters by name")
         if unknown := params.keys() - self.defaults.keys() - _RUNNING.keys():
-            raise TypeError(f"{type(self).__name__} has no parameter {', '.join(sorted(unknown))}")
+            known = ", ".join([*self.defaults, *_RUNNING])
+            raise TypeError(f"{type(self).__name__} has no parameter {', '.join(sorted(unknown))}; it has {known}")
+        estimator = victims[0]
         super().__init__(estimator=estimator)
-        if estimator.clip_values is None or not np.array_equal(np.ravel(estimator.clip_values), [0.0, 1.0]):
+        bounds = estimator.clip_values  # two numbers, or two arrays with one for each feature
+        if bounds is None or np.any(bounds[0] != 0) or np.any(bounds[1] != 1):
             raise ValueError("clip_values of the classifier must be (0, 1): attacks work on inputs in [0, 1]")
         if not all(_is_identity(operation) for operation in estimator.preprocessing_operations):
             raise ValueError("the classifier has preprocessing: put it inside the network, where gradients see it")
@@ -176,7 +183,10 @@ class Attack(EvasionAttack):
         checks.inputs("x", inputs)
         if y is None:
             if self.targeted:
-                raise ValueError("a targeted attack needs y, the target classes")
+                raise ValueError(
+                    f"{type(self).__name__} aims at target classes and needs them as y; only with targeted=False, if "
+                    "it can be that, are they the true classes, by default the predicted ones"
+                )
             y = self._predict(inputs).argmax(1).cpu().numpy()
         labels = torch.as_tensor(_class_numbers(np.asarray(y), self.estimator.nb_classes), device=self.estimator.device)
         checks.labels(labels, len(inputs), self.estimator.nb_classes)

@@ -217,8 +217,7 @@ class _TopScores:
     def __call__(self, points: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The target's score, whether it is among those shown, and whether it is the first, shape (len(points),) each.
 
-        ``samples[i]`` tells whose target point i is about. A target that is not shown scores no more than the last
-        class that is, and this bound takes its place.
+        ``samples[i]`` tells whose target point i is about.
         """
         score = points.new_zeros(len(points))
         shown, leads = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(score, dtype=torch.bool)
@@ -238,12 +237,26 @@ class _TopScores:
             values, classes = logits.log_softmax(1).topk(min(self.top_k, self.classes), dim=1)
             hit = classes == targets[:, None]
             valid = logits.isfinite().all(1)
-            bounded = values.where(hit, values[:, -1:]).amax(1)
-            score[batch] = bounded.where(valid, _NO_SCORE).to(score.dtype)
+            seen = values.masked_fill(~hit, -torch.inf).amax(1)
+            score[batch] = (
+                seen.where(hit.any(1), _unshown(values, self.classes)).where(valid, _NO_SCORE).to(score.dtype)
+            )
             shown[batch] = hit.any(1) & valid
             leads[batch] = is_adversarial(logits, targets, True)
         self.queries.index_add_(0, samples, torch.ones_like(samples))
         return score, shown, leads
+
+
+def _unshown(values: Tensor, classes: int) -> Tensor:
+    """What a target scores, shape (N,), that is not among the classes shown, with ``values``, shape (N, top_k).
+
+    As much as the last one shown, which bounds it. Where that is the winner, whose score rises as the target's falls:
+    an even share of what the winner leaves to the others, which is less than any winner has.
+    """
+    if values.shape[1] > 1:
+        return values[:, -1]
+    left = -torch.expm1(values[:, 0])
+    return (left.clamp(min=torch.finfo(left.dtype).eps) / max(classes - 1, 1)).log()
 
 
 def _nes_gradient(scores: _TopScores, x_adv: Tensor, samples: Tensor, spread: Tensor, noise: Tensor) -> Tensor:

@@ -31,6 +31,28 @@ def test_other_ranges_of_inputs_are_refused(art_classifier, linear_victim, clip_
         ATTACKS["fgsm"](classifier)
 
 
+def test_the_range_may_be_given_for_each_feature(art_classifier, linear_victim):
+    network, low = linear_victim(dtype=torch.float32), np.zeros((1, 4, 4))
+    ATTACKS["fgsm"](art_classifier(network, clip_values=(low, low + 1)))
+    low[0, 1, 1] = 0.1
+    with pytest.raises(ValueError, match="clip_values"):
+        ATTACKS["fgsm"](art_classifier(network, clip_values=(low, np.ones((1, 4, 4)))))
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_the_classifier_may_bear_either_of_arts_names(name, art_classifier, linear_victim):
+    classifier = art_classifier(linear_victim(dtype=torch.float32))
+    for attack in (
+        ATTACKS[name](classifier),
+        ATTACKS[name](estimator=classifier),
+        ATTACKS[name](classifier=classifier),
+    ):
+        assert attack.estimator is classifier
+    for given, named in (((), {}), ((classifier, 0.1), {}), ((classifier,), {"classifier": classifier})):
+        with pytest.raises(TypeError, match="takes one classifier, and parameters by name"):
+            ATTACKS[name](*given, **named)
+
+
 BAD = {
     "batch_size": (0, 2.5, True, None, "8"),
     "max_iter": (0, 2.5, math.inf, math.nan, "ten", None, True),
@@ -274,6 +296,20 @@ def test_without_y_the_victim_is_left_as_it_came_and_nothing_is_no_trouble(name,
     assert attack.generate(empty).shape == attack.generate(empty, np.zeros((0, 1))).shape == empty.shape
 
 
+@pytest.mark.parametrize("name", [name for name in ATTACKS if ATTACKS[name].defaults["targeted"]])
+def test_without_y_an_attack_is_untargeted_or_refused(name, art_classifier, linear_victim, clips, predict):
+    network, x = linear_victim(dtype=torch.float32), clips(6, dtype=torch.float32)
+    attack = ATTACKS[name](art_classifier(network), verbose=False)
+    with pytest.raises(ValueError, match=r"aims at target classes and needs them as y; only with targeted=False"):
+        attack.generate(x.numpy())
+    if name not in ("jsma", "pia"):
+        attack.set_params(targeted=False)
+        y = predict(network, x)
+        x_adv = attack.generate(x.numpy())
+        np.testing.assert_array_equal(x_adv, attack.generate(x.numpy(), y.numpy()))
+        assert (predict(network, torch.from_numpy(x_adv)) != y).any()
+
+
 def test_generate_takes_labels_one_hot_labels_or_predictions(art_classifier, linear_victim, clips, predict):
     network = linear_victim(dtype=torch.float32)
     x = clips(6, dtype=torch.float32)
@@ -376,7 +412,7 @@ class TestEveryAttack:
         )
         classifier = art_classifier(linear_victim(dtype=torch.float32))
         assert all(getattr(ATTACKS[name](classifier), k) == v for k, v in ATTACKS[name].defaults.items())
-        with pytest.raises(TypeError, match="has no parameter magic"):
+        with pytest.raises(TypeError, match=r"has no parameter magic; it has .*batch_size"):
             ATTACKS[name](classifier, magic=1)
 
     def test_native_takes_what_the_class_passes_on(self, name, art_classifier, linear_victim):

@@ -1,5 +1,7 @@
 """PIA as a black box: what it may see, what it asks, how near it gets, and that a seed fixes it."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from advtrack.attacks.batches import in_batches
-from advtrack.attacks.pia import PIA, pia
+from advtrack.attacks.pia import PIA, _TopScores, pia
 
 
 class NoGradient(torch.autograd.Function):
@@ -72,6 +74,40 @@ def test_it_draws_the_start_towards_the_input(attacked, top_k):
     assert outcome.success.all() and not outcome.first_success.any()
     assert torch.equal(network(outcome.x_adv).argmax(1), t)
     assert outcome.linf.mean() <= 0.4 * (start - x).flatten(1).abs().amax(1).mean()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_a_target_hidden_behind_the_winner_scores_less_the_surer_the_winner_is(linear_victim, classes):
+    """The winner's own score, which bounds it, would rise."""
+    network, points = linear_victim(classes=classes), torch.linspace(0, 1, 200).double().view(-1, 1, 1, 1)
+    points = points * (network[1].weight[1] - network[1].weight[0]).view(1, 1, 4, 4).sign().clamp(min=0).detach()
+    y = torch.zeros(200, dtype=torch.int64)
+    score, shown, leads = _TopScores(network, y, 1, 256)(points, torch.arange(200))
+    logits = network(points).detach().log_softmax(1)
+    assert torch.equal(shown, leads) and (~shown).sum() >= 50
+    assert torch.allclose(score[shown], logits[shown, 0])
+    winner, order = logits[~shown].amax(1).sort()
+    hidden = score[~shown][order]
+    assert (hidden[1:] <= hidden[:-1]).all() and hidden[-1] < hidden[0]
+    assert (hidden <= (-winner.expm1()).log() + 1e-12).all()  # no more than there is
+    assert hidden.max() <= -math.log(classes)  # and than any class that is shown
+    if classes == 2:
+        assert torch.allclose(hidden, logits[~shown, 0][order])
+
+
+def test_the_winner_alone_leads_as_near_as_more_classes_do(clips):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).double()
+    with torch.no_grad():
+        network[1].weight.mul_(8)
+        network[3].weight.mul_(8)
+    pool = clips(120, shape=(1, 8, 8))
+    classes = network(pool).argmax(1)
+    t = classes.mode().values
+    x = pool[classes != t][:8]
+    start = pool[classes == t][:1].expand_as(x)
+    one, three = (pia(network, x, t.expand(8), start=start, top_k=k, max_iter=100).linf.mean() for k in (1, 3))
+    assert one <= 1.1 * three
 
 
 def test_more_iterations_never_lead_further_away(attacked):
