@@ -346,6 +346,7 @@ def _record(
 ) -> AttackRecord:
     fooling_low, fooling_high = result.interval()
     auc_low, auc_high = result.auc()
+    norms = result.mean_norms()
     return AttackRecord(
         attack=result.attack,
         norm=result.norm,
@@ -357,7 +358,9 @@ def _record(
         iterations=result.budget.iterations,
         settings=result.budget.settings,
         perturbation=result.perturbation(),
-        **result.mean_norms(),
+        l0=norms["l0"],
+        l2=norms["l2"],
+        linf=norms["linf"],
         samples=len(result.success),
         seed=search.seed,
         sample_limit=sample_limit(options, result.attack),

@@ -57,7 +57,7 @@ def pictures(records: Sequence[VictimRecord], shown: Sequence[Shown], robust_acc
             title = f"Fooling rates: {_title(cell)}"
             jobs.append(partial(rates_figure, f"rates-{'-'.join(cell)}", title, victims, TABLE_ATTACKS))
     for cell in cells:
-        trained = {record.training: _epochs(record) for record in records if record.cell == cell}
+        trained: dict[str, Epochs] = {record.training: _epochs(record) for record in records if record.cell == cell}
         jobs.append(partial(training_figure, f"training-{'-'.join(cell)}", f"Training: {_title(cell)}", trained))
     return [picture for picture in _drawn(jobs) if picture]
 

@@ -46,8 +46,8 @@ class Picture:
     svg: bytes
 
 
-def canvas(width: float, height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
-    """An empty figure of that size in inches."""
+def canvas(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure of that size in inches; without a layout its panels are placed by hand."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
@@ -96,7 +96,7 @@ def logarithmic(axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers instead of powers of ten."""
     from matplotlib.ticker import LogLocator
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    _scale(axis, "log")
     axis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
     _plain_numbers(axis)
 
@@ -105,9 +105,14 @@ def counting(axis: Axis) -> None:
     """Make an axis of iterations: logarithmic, but for a 0."""
     from matplotlib.ticker import FixedLocator
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "symlog"})
+    _scale(axis, "symlog")
     axis.set_major_locator(FixedLocator([0, *(step * 10**power for power in range(5) for step in (1, 3))]))
     _plain_numbers(axis)
+
+
+def _scale(axis: Axis, scale: str) -> None:
+    ax = axis.axes
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)(scale)
 
 
 def _plain_numbers(axis: Axis) -> None:

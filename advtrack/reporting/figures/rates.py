@@ -90,7 +90,7 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
     drawn = [attack for attack in attacks if any(attack in victim.attacks for victim in victims)]
     height = 1.8 * len(drawn) + 0.4
     # Laid out by hand: the constrained layout of so many panels takes half of the drawing's time.
-    figure = canvas(10.0, height, layout="none")
+    figure = canvas(10.0, height, layout=None)
     figure.subplots_adjust(0.06, 0.45 / height, 0.99, 1 - 0.65 / height, wspace=0.2, hspace=0.65)
     sentences = []
     for (left, middle, right), attack in zip(figure.subplots(len(drawn), 3, squeeze=False), drawn, strict=True):

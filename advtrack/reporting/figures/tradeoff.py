@@ -66,12 +66,12 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
         colour = _COLOURS[representations.index(representation) % len(_COLOURS)]
         look: dict[str, Any] = {"color": colour, "marker": _MARKERS[models.index(model) % len(_MARKERS)]}
         point = tuple(cell.value or 0.0 for cell in (line[clean], line[eps]))
-        bars = {
+        bars: dict[str, Any] = {
             f"{axis}err": [[max(0.0, value - cell.interval[0])], [max(0.0, cell.interval[1] - value)]]
             for axis, value, cell in zip("xy", point, (line[clean], line[eps]), strict=True)
             if cell.interval
         }
-        filled = {} if training == "plain" else {"markerfacecolor": "white"}
+        filled: dict[str, Any] = {} if training == "plain" else {"markerfacecolor": "white"}
         ax.errorbar(*point, **bars, **look, **filled, markersize=9, markeredgewidth=1.6, elinewidth=0.6)
         if start := ends.get((representation, model)):
             ax.plot(*zip(start, point, strict=True), color=colour, linestyle=LOOKS["adversarial"]["linestyle"], lw=0.8)
