@@ -72,7 +72,8 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
             if cell.interval
         }
         filled: dict[str, Any] = {} if training == "plain" else {"markerfacecolor": "white"}
-        ax.errorbar(*point, **bars, **look, **filled, markersize=9, markeredgewidth=1.6, elinewidth=0.6)
+        style = {**bars, **look, **filled, "markersize": 9, "markeredgewidth": 1.6, "elinewidth": 0.6}
+        ax.errorbar(*point, **style)
         if start := ends.get((representation, model)):
             ax.plot(*zip(start, point, strict=True), color=colour, linestyle=LOOKS["adversarial"]["linestyle"], lw=0.8)
         ends[representation, model] = point
