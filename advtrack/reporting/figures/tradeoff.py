@@ -60,12 +60,13 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
     models = list(dict.fromkeys(line[2].text for line in lines))
     figure = canvas(8.0, 5.0)
     ax = figure.subplots()
-    sentences, ends = [], {}
+    sentences: list[str] = []
+    ends: dict[tuple[str, str], tuple[float, float]] = {}
     for line in lines:
         _, representation, model, training = (cell.text for cell in line[:4])
         colour = _COLOURS[representations.index(representation) % len(_COLOURS)]
         look: dict[str, Any] = {"color": colour, "marker": _MARKERS[models.index(model) % len(_MARKERS)]}
-        point = tuple(cell.value or 0.0 for cell in (line[clean], line[eps]))
+        point = (line[clean].value or 0.0, line[eps].value or 0.0)
         bars: dict[str, Any] = {
             f"{axis}err": [[max(0.0, value - cell.interval[0])], [max(0.0, cell.interval[1] - value)]]
             for axis, value, cell in zip("xy", point, (line[clean], line[eps]), strict=True)
