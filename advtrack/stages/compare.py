@@ -22,7 +22,7 @@ from advtrack.stages.plan import Step, filling_command, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import registry, runs
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -57,9 +57,7 @@ def pictures(records: Sequence[VictimRecord], shown: Sequence[Shown], robust_acc
             title = f"Fooling rates: {_title(cell)}"
             jobs.append(partial(rates_figure, f"rates-{'-'.join(cell)}", title, victims, TABLE_ATTACKS))
     for cell in cells:
-        trained: dict[str, Mapping[str, list[float]]] = {
-            record.training: _epochs(record) for record in records if record.cell == cell
-        }
+        trained: dict[str, Epochs] = {record.training: _epochs(record) for record in records if record.cell == cell}
         jobs.append(partial(training_figure, f"training-{'-'.join(cell)}", f"Training: {_title(cell)}", trained))
     return [picture for picture in _drawn(jobs) if picture]
 

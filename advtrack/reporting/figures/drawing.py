@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis, XAxis, YAxis
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which the colour-blind tell apart.
@@ -47,7 +47,7 @@ class Picture:
 
 
 def canvas(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
-    """An empty figure of that size in inches."""
+    """An empty figure of that size in inches; without a layout its panels are placed by hand."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
@@ -92,22 +92,27 @@ def quiet_grid(ax: Axes) -> None:
     ax.tick_params(which="both", labelsize=7)
 
 
-def logarithmic(axis: XAxis | YAxis) -> None:
+def logarithmic(axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers instead of powers of ten."""
     from matplotlib.ticker import LogLocator
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    _scale(axis, "log")
     axis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
     _plain_numbers(axis)
 
 
-def counting(axis: XAxis | YAxis) -> None:
+def counting(axis: Axis) -> None:
     """Make an axis of iterations: logarithmic, but for a 0."""
     from matplotlib.ticker import FixedLocator
 
-    axis.axes.set(**{f"{axis.axis_name}scale": "symlog"})
+    _scale(axis, "symlog")
     axis.set_major_locator(FixedLocator([0, *(step * 10**power for power in range(5) for step in (1, 3))]))
     _plain_numbers(axis)
+
+
+def _scale(axis: Axis, scale: str) -> None:
+    ax = axis.axes
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)(scale)
 
 
 def _plain_numbers(axis: Axis) -> None:

@@ -61,19 +61,20 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
     figure = canvas(8.0, 5.0)
     ax = figure.subplots()
     sentences: list[str] = []
-    ends: dict[tuple[str, str], tuple[float, ...]] = {}
+    ends: dict[tuple[str, str], tuple[float, float]] = {}
     for line in lines:
         _, representation, model, training = (cell.text for cell in line[:4])
         colour = _COLOURS[representations.index(representation) % len(_COLOURS)]
         look: dict[str, Any] = {"color": colour, "marker": _MARKERS[models.index(model) % len(_MARKERS)]}
-        point = tuple(cell.value or 0.0 for cell in (line[clean], line[eps]))
+        point = (line[clean].value or 0.0, line[eps].value or 0.0)
         bars: dict[str, Any] = {
             f"{axis}err": [[max(0.0, value - cell.interval[0])], [max(0.0, cell.interval[1] - value)]]
             for axis, value, cell in zip("xy", point, (line[clean], line[eps]), strict=True)
             if cell.interval
         }
         filled: dict[str, Any] = {} if training == "plain" else {"markerfacecolor": "white"}
-        ax.errorbar(point[0], point[1], **bars, **look, **filled, markersize=9, markeredgewidth=1.6, elinewidth=0.6)
+        style = {**bars, **look, **filled, "markersize": 9, "markeredgewidth": 1.6, "elinewidth": 0.6}
+        ax.errorbar(*point, **style)
         if start := ends.get((representation, model)):
             ax.plot(*zip(start, point, strict=True), color=colour, linestyle=LOOKS["adversarial"]["linestyle"], lw=0.8)
         ends[representation, model] = point
