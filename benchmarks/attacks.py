@@ -7,8 +7,10 @@
 
 Libraries take turns; a time is the median over ``--repeats`` of the calls that ended within ``--limit`` seconds. It is
 given in units of one forward and backward pass of all clips, measured in the same turns. Every result is judged in the
-same way: predicted class, within [0, 1], within eps. The network is given to all as it comes from training, in
-evaluation mode: whether its weights are spared their gradients is the library's affair. Writes JSON too.
+same way: predicted class, within [0, 1], within eps. The network is given to all as `advtrack.models.checkpoint.load`
+gives it, in evaluation mode and in the layout channels_last: whether its weights are spared their gradients is the
+library's affair. The overhead is a library's time over that of the passes it made, each at its cost in a full batch.
+The JSON file holds, for each case, all of the table, the ratio of our time to every peer's, and what was needed.
 """
 
 from __future__ import annotations
@@ -152,12 +154,12 @@ def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limi
                 pass_seconds.append(forward_seconds)
                 both_seconds.append(unit)
     unit, single = median(both_seconds), median(pass_seconds)
-    rows = {name: _row(one, len(samples), unit, limit) for name, one in found.items()}
+    rows = {name: _row(one, len(samples), unit, single, limit) for name, one in found.items()}
     return {
         "libraries": rows,
         "eps": case.eps,
         "unit_seconds": unit,
-        "overhead": {name: _overhead(rows[name], unit, single) for name in case.ours},
+        "forward_seconds": single,
         "compared": {
             name: _compared(rows[name], {peer: rows[peer] for peer in case.peers}, case) for name in case.ours
         },
@@ -169,13 +171,11 @@ def _example_of(ours: Callable[..., AttackOutcome], targeted: bool) -> peers.Pee
     return lambda network, x, y: ours(network, x, y, targeted=targeted).x_adv
 
 
-def _overhead(row: dict[str, Any], unit: float, single: float) -> float:
-    """Time over that of the passes made, each as cheap as in a full batch."""
-    return row["seconds"] / (row["backwards"] * unit + (row["forwards"] - row["backwards"]) * single)
-
-
 def _compared(ours: dict[str, Any], others: dict[str, dict[str, Any]], case: Case) -> dict[str, Any]:
-    """Ratios of times to the fastest peer that fools as many, as near if there is one, and to ART."""
+    """Ratios of times: to each peer, to the fastest that fools as many, as near if there is one, and to ART.
+
+    To a peer that was broken off it is an upper bound.
+    """
     rivals = {name: row for name, row in others.items() if row["ended"] and row["success"] >= ours["success"]}
     as_good = {name: row for name, row in rivals.items() if _as_near(row, ours, case)}
     best = min(as_good or rivals, key=lambda name: rivals[name]["seconds"], default=None)
@@ -185,17 +185,21 @@ def _compared(ours: dict[str, Any], others: dict[str, dict[str, Any]], case: Cas
         "as_near": best in as_good,
         "to_best": ours["seconds"] / rivals[best]["seconds"] if best else None,
         "to_art": ours["seconds"] / art if art else None,
+        "to_each": {name: ours["seconds"] / row["seconds"] for name, row in others.items()},
     }
 
 
-def _row(one: Measured, samples: int, unit: float, limit: float) -> dict[str, Any]:
+def _row(one: Measured, samples: int, unit: float, single: float, limit: float) -> dict[str, Any]:
     seconds = median(one.seconds) if one.ended else limit
+    forwards, backwards = one.passes.forwards / samples, one.passes.backwards / samples
+    passes = forwards * single + backwards * (unit - single)
     return {
         "ended": one.ended,
         "success": one.success,
         "distance": one.distance,
-        "forwards": one.passes.forwards / samples,
-        "backwards": one.passes.backwards / samples,
+        "forwards": forwards,
+        "backwards": backwards,
+        "overhead": seconds / passes if one.ended and passes else None,
         "seconds": seconds,
         "units": seconds / unit,
     }
@@ -247,11 +251,18 @@ def show(title: str, found: dict[str, Any]) -> None:
     """Print one comparison."""
     eps = f", eps {found['eps']:.4g}" if found["eps"] else ""
     print(f"\n{title}{eps}: a unit is {1000 * found['unit_seconds']:.0f} ms")
-    print(f"  {'':26} {'success':>8} {'distance':>9} {'forwards':>9} {'backwards':>9} {'units':>8}")
+    print(
+        f"  {'':26} {'success':>8} {'distance':>9} {'forwards':>9} {'backwards':>9} {'overhead':>9} {'units':>8}  "
+        f"time of {' and of '.join(found['compared'])} over this"
+    )
     for name, row in found["libraries"].items():
+        overhead = "" if row["overhead"] is None else f"{row['overhead']:.2f}"
+        bound = "" if row["ended"] else "<"
+        ratios = [f"{bound}{one['to_each'][name]:.2f}" for one in found["compared"].values() if name in one["to_each"]]
         print(
             f"  {name:26} {row['success']:8.0%} {row['distance']:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
-            f"{' ' if row['ended'] else '>'}{row['units']:7.1f}"
+            f"{overhead:>9} {' ' if row['ended'] else '>'}{row['units']:7.1f}  "
+            f"{' '.join(ratios)}"
         )
     needed = found["needed"]
     for name, one in found["compared"].items():
@@ -260,7 +271,7 @@ def show(title: str, found: dict[str, Any]) -> None:
             nearness = "" if one["as_near"] else " (whose examples lie farther away, as those of all such peers do)"
             to_best = f"{one['to_best']:.2f} of {one['best_peer']}{nearness}, needed {needed['to_best']}"
         to_art = "" if one["to_art"] is None else f"; {one['to_art']:.2f} of ART, needed {needed['to_art']}"
-        print(f"  {name}: overhead {found['overhead'][name]:.2f}; {to_best}{to_art}")
+        print(f"  {name}: {to_best}{to_art}")
 
 
 def main() -> None:
