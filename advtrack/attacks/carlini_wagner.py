@@ -146,7 +146,8 @@ class _Found:
         self.first_success = torch.full_like(y, -1)
         self.iterations, self.forwards, self.backwards = (torch.zeros_like(y) for _ in range(3))
         self.outset = torch.full_like(self.best, learning_rate)  # the rate that a sample set out with
-        self.rival: Tensor | None = None  # the class that an untargeted attack makes for, once the victim has answered
+        self.classes: int | None = None  # unknown until the victim has answered
+        self.rival = torch.full_like(y, _STRONGEST)  # the class that an untargeted attack makes for
         self.astray = torch.zeros_like(y, dtype=torch.bool)  # whether another one was nearer to success at some iterate
 
     def keep(self, active: Tensor, x_k: Tensor, l2: Tensor, fooled: Tensor) -> None:
@@ -193,10 +194,12 @@ def _minimise(
         x_k = box.inputs(w).requires_grad_()
         logits = network(x_k).to(x_k.dtype)
         found.forwards[active] += 1
-        if found.rival is None:  # at the very first forward, of all samples
-            checks.labels(y, len(y), logits.shape[1])
-            found.rival, passes = (y, 0) if targeted else _nearest_rivals(logits, x_k, y, confidence)
-            found.backwards += passes
+        if found.classes is None:  # at the very first forward, of all samples
+            found.classes = logits.shape[1]
+            checks.labels(y, len(y), found.classes)
+            if not targeted:
+                found.rival, passes = _nearest_rivals(logits, x_k, y, confidence)
+                found.backwards += passes
         f = missing = margin(logits, y[active], targeted)
         if not (targeted or eq_6):
             rival = found.rival[active]
