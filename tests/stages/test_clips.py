@@ -21,6 +21,7 @@ def searched(name, perturbation, success=None, allowed=0.3, **changes):
     rows = [
         {"clip": f"c{i}", "source": f"r{i // 3}", "success": bool(success[i]), "l0": 5.0, "l2": 2 * perturbation[i]}
         | {"linf": perturbation[i], "perturbation": counted[i], "fooled_at": 0.1, "resisted_at": 0.0}
+        | {"first_success": 1}
         for i in range(24)
     ]
     with runs.stage_run("attack", 1, {"name": name}, title="t", params={}, tags={}) as run:

@@ -130,7 +130,7 @@ def test_what_is_shown_is_the_same_for_all_victims_and_of_other_classes_each(vic
         return shown_list(victim, store, ATTACKS[attack], seed, torch.device("cpu"))
 
     found = shown()
-    test = split_store(store, 0).test
+    test = split_store(store, "paper", 0, 0).test
     assert len(found.indices) == 3 and set(found.indices) <= set(test)
     assert len(set(store.y[found.indices])) == 3
     assert {tuple(sorted(shown(seed=seed).indices)) for seed in range(9)} != {tuple(sorted(found.indices))}
