@@ -201,7 +201,9 @@ def test_a_fold_leaves_all_that_tells_what_it_is_and_how_it_came_to_be(train, st
     told = {name: version.tags[name] for name in ("training", "fold", "repeat", "eps", "data_digest")}
     assert told == {"training": "adversarial", "fold": "0", "repeat": "0", "eps": "0.1", "data_digest": "data digest"}
     assert float(version.tags["accuracy"]) == pytest.approx(fold.data.metrics["test_accuracy"], abs=1e-4)
-    assert "adversarial training, fold 0 of the paper protocol, repeat 0" in store.get_model_version(NAME, "1").description
+    assert (
+        "adversarial training, fold 0 of the paper protocol, repeat 0" in store.get_model_version(NAME, "1").description
+    )
     assert "`champion`" in store.get_registered_model(NAME).description
 
 
