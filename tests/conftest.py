@@ -1,4 +1,4 @@
-"""What holds for every test, a real MLflow store in SQLite, copied from one that is created once, and PostgreSQL."""
+"""What holds for every test; a real MLflow store in SQLite, copied from one made once; PostgreSQL; real audio."""
 
 import os
 import shutil
@@ -95,3 +95,12 @@ def postgresql():
 def _one_thread():
     """On networks this small, and on busy cores, several threads wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    sibling = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("ADVTRACK_TEST_DATA", sibling))
+    if not folder.is_dir():
+        pytest.skip("no real audio: set ADVTRACK_TEST_DATA to a folder with ESC-10/ and UrbanSound8K-sample/")
+    return folder

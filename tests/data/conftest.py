@@ -1,7 +1,6 @@
 """Where tests find real audio, and a small data set of their own."""
 
 import csv
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +9,6 @@ import pytest
 import soundfile
 
 COLUMNS = ("filename", "fold", "target", "category", "src_file")
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    sibling = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("ADVTRACK_TEST_DATA", sibling))
-    if not folder.is_dir():
-        pytest.skip("no real audio: set ADVTRACK_TEST_DATA to a folder with ESC-10/ and UrbanSound8K-sample/")
-    return folder
 
 
 @pytest.fixture

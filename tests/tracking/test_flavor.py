@@ -141,13 +141,10 @@ def test_the_server_cannot_see_this_checkout(environment, victim):
 
 
 @pytest.mark.parametrize("name", ["chirp", "esc10"])
-def test_a_clip_is_classified_as_in_training(server, network, name, tmp_path):
-    """Set ADVTRACK_ESC10 to a folder in the layout of ESC-50 to ask with a recorded clip."""
+def test_a_clip_is_classified_as_in_training(server, network, name, tmp_path, request):
     file = tmp_path / "chirp.wav"
     if name == "esc10":
-        if not (folder := os.environ.get("ADVTRACK_ESC10")):
-            pytest.skip("ADVTRACK_ESC10 names no folder with ESC-10")
-        file = data.load("esc50", Path(folder)).clips[0].path
+        file = data.load("esc50", request.getfixturevalue("real_data") / "ESC-10").clips[0].path
     else:
         soundfile.write(file, np.sin(np.linspace(0, 200, 22_050) ** 2 / 10), 22_050)
     waveform, rate = clip.decode(file)
