@@ -29,7 +29,7 @@ from victim import add_options, choose
 from advtrack.attacks import ATTACKS
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.attacks.victim import frozen
-from advtrack.stages.fold import split_store
+from advtrack.stages.samples import victim_split
 
 BUDGET = 2000
 #: The smallest bound with which BIM or APGD fools a clip is bisected between these.
@@ -125,8 +125,7 @@ def main() -> None:
 
     chosen = choose(arguments)
     network, store = chosen.victim.network, chosen.store
-    training = chosen.victim.description.training
-    test = split_store(store, training["protocol"], training["seed"], training["fold"]).test
+    test = victim_split(chosen.victim, store).test
     listed = np.random.default_rng(0).permutation(test)[: arguments.clips]
     x, y = torch.from_numpy(store.images(listed)).to(chosen.device), torch.from_numpy(store.y[listed]).to(chosen.device)
     with torch.no_grad():

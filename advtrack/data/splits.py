@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ class Split:
     train: np.ndarray
     stop: np.ndarray
     test: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """Of who is where: whoever tests a trained network knows by it that the clips it has seen are not among them."""
+        sides = (np.ascontiguousarray(side, "<i8").tobytes() for side in (self.train, self.stop, self.test))
+        return hashlib.sha256(b"".join(hashlib.sha256(side).digest() for side in sides)).hexdigest()[:16]
 
 
 def folds_of(protocol: str, published: np.ndarray) -> tuple[int, ...]:
@@ -160,20 +167,23 @@ def refuse_leaks(sources: np.ndarray, split: Split) -> None:
 def _share_out(
     indices: np.ndarray, labels: np.ndarray, sources: np.ndarray, fractions: list[float], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Give each recording, the largest first, to the part that most lacks its labels relative to its quota."""
+    """Give each recording, the largest first, to the part where it brings the clips nearest to their quotas.
+
+    Nearest: the sum over labels, and over all of them together, of (given - quota)^2 / quota. A large recording would
+    put a small part far beyond its quota, and goes to a larger one.
+    """
     kinds, label = np.unique(labels[indices], return_inverse=True)
     recordings, recording = np.unique(sources[indices], return_inverse=True)
-    counts = np.zeros((len(recordings), len(kinds)))
+    counts = np.zeros((len(recordings), len(kinds) + 1))
     np.add.at(counts, (recording, label), 1)
+    counts[:, -1] = np.bincount(recording)
     quota = np.outer(fractions, counts.sum(axis=0))
     given = np.zeros_like(quota)
     part_of = np.zeros(len(recordings), int)
     shuffled = rng.permutation(len(recordings))
-    for group in shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]:
-        lack = ((quota - given) / np.maximum(quota, 1e-9)) @ counts[group]
-        # Ties go to the part that lacks most clips of any label, then by chance.
-        room = quota.sum(axis=1) - given.sum(axis=1)
-        part = np.lexsort((rng.random(len(fractions)), -room.round(9), -lack.round(9)))[0]
+    for group in shuffled[np.argsort(-counts[shuffled, -1], kind="stable")]:
+        gain = ((quota - given - counts[group] / 2) / quota) @ counts[group]
+        part = np.lexsort((rng.random(len(fractions)), -gain.round(9)))[0]  # ties by chance
         given[part] += counts[group]
         part_of[group] = part
     return [np.sort(indices[part_of[recording] == part]) for part in range(len(fractions))]

@@ -72,7 +72,6 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Victim:
     try:
         fields = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         fields |= {"classes": tuple(fields["classes"]), "shape": tuple(fields["shape"])}
-        fields["training"] = {"protocol": "paper", **fields["training"]}  # the only one, before it was named
         description = Description(**fields)
         network = build(description.model, len(description.classes))
         network.load_state_dict(load_file(folder / _WEIGHTS))

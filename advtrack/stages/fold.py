@@ -30,7 +30,7 @@ from advtrack.training.metrics import confusion, macro_f1
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     log_predictions(child, store, parts.test, scores)
 
     training = {**asdict(task.settings), "kind": task.kind, "fold": fold, "weights": task.weights}
-    training |= {"protocol": task.protocol, "repeat": repeat}
+    training |= {"protocol": task.protocol, "repeat": repeat, "split_digest": parts.digest}
     training |= {"store_digest": store.digest, "test_accuracy": accuracy, "run_id": child.run_id}
     description = Description(
         task.model, task.representation, task.dataset, store.classes, store.shape, asdict(store.settings), training

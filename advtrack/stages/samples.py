@@ -66,9 +66,10 @@ def strike_list(
     Raises
     ------
     InputError
-        No clip is classified correctly, there is one class only, or a target class has no training clip.
+        No clip is classified correctly, there is one class only, a target class has no training clip, or the victim
+        was trained on another division of the clips.
     """
-    parts = _parts(victim, store)
+    parts = victim_split(victim, store)
     # No attack strikes augmented copies.
     pool = parts.test if protocol == "test" else np.flatnonzero(store.scale == 1.0)
     order = np.random.default_rng(seed).permutation(pool)
@@ -90,17 +91,29 @@ def shown_list(victim: Victim, store: SpectrogramSet, attack: type[Attack], seed
     InputError
         There is one class only, or a target class has no training clip.
     """
-    drawn = sorted(_parts(victim, store).test, key=lambda i: _draw(seed, f"shown/{store.name[i]}"))
+    drawn = sorted(victim_split(victim, store).test, key=lambda i: _draw(seed, f"shown/{store.name[i]}"))
     first: dict[int, int] = {}
     for index in drawn:
         first.setdefault(int(store.y[index]), int(index))
     return _struck(victim, store, attack, np.array(list(first.values())[:_SHOWN]), seed, device)
 
 
-def _parts(victim: Victim, store: SpectrogramSet) -> Split:
-    """What the victim was trained, stopped and tested on."""
+def victim_split(victim: Victim, store: SpectrogramSet) -> Split:
+    """What the victim was trained, stopped and tested on.
+
+    Raises
+    ------
+    InputError
+        The victim was trained on another division of the clips than this code makes.
+    """
     training = victim.description.training
-    return split_store(store, training["protocol"], training["seed"], training["fold"])
+    parts = split_store(store, training["protocol"], training["seed"], training["fold"])
+    if parts.digest != training.get("split_digest"):
+        raise InputError(
+            f"the {victim.description.model} was trained by another version of advtrack, which divided the clips "
+            "otherwise: it has seen some that it would be tested on; train it again"
+        )
+    return parts
 
 
 def _struck(
@@ -111,7 +124,7 @@ def _struck(
     targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
     start = chosen
     if attack.starts:
-        start = _starts(victim, store, _parts(victim, store).train, targets)
+        start = _starts(victim, store, victim_split(victim, store).train, targets)
 
     def tensor(indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(store.images(indices)).to(device)

@@ -80,8 +80,9 @@ def store():
 
 
 @pytest.fixture
-def victim():
-    description = SimpleNamespace(training={"protocol": "paper", "seed": 0, "fold": 1})
+def victim(store):
+    training = {"protocol": "paper", "seed": 0, "fold": 1, "split_digest": split_store(store, "paper", 0, 1).digest}
+    description = SimpleNamespace(model="alexnet", training=training)
     return SimpleNamespace(network=Known(), description=description, checkpoint_id="v1")
 
 
@@ -97,6 +98,13 @@ def test_samples_are_the_correctly_classified_test_clips(victim, store):
     assert np.array_equal(found.samples.x.numpy(), store.images(found.indices))
     targets = [wrong_label(store.name[i], int(store.y[i]), CLASSES, 0) for i in found.indices]
     assert found.samples.target.tolist() == targets
+
+
+def test_a_victim_that_saw_other_clips_is_refused(victim, store):
+    victim.description.training["fold"] = 2  # its digest is of fold 1
+    for strike in (struck, lambda *of: shown_list(*of, ATTACKS["bim_a"], 0, torch.device("cpu"))):
+        with pytest.raises(InputError, match="the alexnet was trained .* it has seen some .*; train it again"):
+            strike(victim, store)
 
 
 def test_fewer_samples_are_the_first_of_the_same_order(victim, store):
