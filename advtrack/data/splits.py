@@ -37,7 +37,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Of who is where: whoever tests a trained network knows by it that the clips it has seen are not among them."""
+        """Of who is where: by it, whoever tests a trained network knows that it has not seen the clips."""
         sides = (np.ascontiguousarray(side, "<i8").tobytes() for side in (self.train, self.stop, self.test))
         return hashlib.sha256(b"".join(hashlib.sha256(side).digest() for side in sides)).hexdigest()[:16]
 

@@ -103,7 +103,7 @@ def test_samples_are_the_correctly_classified_test_clips(victim, store):
 def test_a_victim_that_saw_other_clips_is_refused(victim, store):
     victim.description.training["fold"] = 2  # its digest is of fold 1
     for strike in (struck, lambda *of: shown_list(*of, ATTACKS["bim_a"], 0, torch.device("cpu"))):
-        with pytest.raises(InputError, match="the alexnet was trained .* it has seen some .*; train it again"):
+        with pytest.raises(InputError, match=r"the alexnet was trained .* it has seen some .*; train it again"):
             strike(victim, store)
 
 
