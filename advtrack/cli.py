@@ -135,7 +135,7 @@ _training = _options(
         show_default=True,
         help="Of all folds, each with a seed of its own: --seed and those after it.",
     ),
-    click.option("--epochs", type=click.IntRange(1), default=30, show_default=True),
+    click.option("--epochs", type=click.IntRange(1), default=40, show_default=True),
     click.option(
         "--patience",
         type=click.IntRange(0),

@@ -33,7 +33,7 @@ from advtrack.models.zoo import build
 from advtrack.representations.store import SpectrogramSet, open_store
 from advtrack.stages.device import choose_device
 from advtrack.stages.fold import chosen_folds, split_store, with_copies
-from advtrack.stages.train import default_lr
+from advtrack.stages.train import DEFAULTS, default_lr
 from advtrack.training import fit as training
 from advtrack.training.history import Epoch
 from advtrack.training.reading import Batches
@@ -104,7 +104,8 @@ def seconds_per_epoch(
 
 def settings(arguments: argparse.Namespace, model: str, **changes: Any) -> training.Settings:
     """The platform's own, with what the options change."""
-    values = {"epochs": 30, "patience": 0, "batch_size": 32, "lr": default_lr(model, "none"), "seed": 0}
+    epochs = int(DEFAULTS["epochs"])
+    values = {"epochs": epochs, "patience": 0, "batch_size": 32, "lr": default_lr(model, "none"), "seed": 0}
     return training.Settings(**{**values, "precision": arguments.precision, **changes})
 
 

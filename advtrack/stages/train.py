@@ -28,7 +28,7 @@ DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
 #: The options that a plain and a robust victim have in common, with the values they have unless told otherwise.
 DEFAULTS = {
-    "seed": "0", "protocol": "paper", "weights": "none", "epochs": "30", "patience": "0", "batch_size": "32",
+    "seed": "0", "protocol": "paper", "weights": "none", "epochs": "40", "patience": "0", "batch_size": "32",
     "lr": "0.0", "schedule": "one_cycle", "freeze_epochs": "0", "augmentation": "all", "precision": "fp32",
 }  # fmt: skip
 _FINE_TUNING_LR = 2e-4
