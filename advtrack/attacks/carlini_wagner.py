@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
+from advtrack.attacks.tanh_box import TanhBox
 from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
@@ -24,9 +24,6 @@ _BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
 # Ours: within one constant the learning rate falls geometrically to this fraction of itself, which ends the zigzag
 # across the decision boundary that a constant rate keeps up.
 _LAST_RATE = 0.1
-# Ours: [0, 1] fills this part of tanh's range. Carlini and Wagner's 0.999999 nearly freezes features at 0 and 1, where
-# tanh is flat, and half of a spectrogram may lie on its floor.
-_SPREAD = 0.95
 # Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate that
 # the sample set out with, and so have less to do.
 _WARM_RATE = 0.2
@@ -184,7 +181,7 @@ def _minimise(
     solved, inside = (torch.zeros_like(rows) for _ in range(2))
     lowest, earlier = (torch.full_like(best, torch.inf) for _ in range(2))
     rate = torch.zeros_like(best)
-    box = _Box(found.x[active])
+    box = TanhBox(found.x[active])
     w = box.variable((found.x_adv[active] - box.x) * per_sample(best[active].isfinite(), box.x))
     adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
 
@@ -259,37 +256,6 @@ def _minimise(
     return solved
 
 
-class _Box:
-    """The change of variable that keeps inputs within [0, 1] (Eq. 7), around legitimate inputs ``x``."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-        self._w = torch.atanh(_SPREAD * (2 * x - 1))
-        self._tanh = _tanh(self._w)
-
-    def inputs(self, w: Tensor) -> Tensor:
-        """The inputs that a variable stands for.
-
-        The clamp takes back what the spread leaves outside the box. The gradient passes it, so that a feature pushed
-        out comes back when it is pulled.
-        """
-        return (self.x + (_tanh(w) - self._tanh) / (2 * _SPREAD)).clamp(0, 1)
-
-    def slope(self, w: Tensor) -> Tensor:
-        """Derivative of the inputs by the variable, but for the clamp."""
-        return (1 - _tanh(w).square()) / (2 * _SPREAD)
-
-    def variable(self, delta: Tensor) -> Tensor:
-        """The variable of the legitimate inputs with a perturbation."""
-        return torch.atanh(self._tanh + 2 * _SPREAD * delta).where(delta != 0, self._w)
-
-    def rows(self, kept: Tensor) -> _Box:
-        """That of some of the samples."""
-        box = copy(self)
-        box.x, box._w, box._tanh = self.x[kept], self._w[kept], self._tanh[kept]
-        return box
-
-
 @dataclass
 class _Adam:
     """Adam's moments of the gradient and of its square, and the number of its steps."""
@@ -310,11 +276,6 @@ class _Adam:
     def rows(self, kept: Tensor) -> _Adam:
         """That of some of the samples."""
         return _Adam(self.mean[kept], self.square[kept], self.steps)
-
-
-def _tanh(w: Tensor) -> Tensor:
-    """tanh, which in float64 depends in its last bit on the place in the batch, in the precision of float32."""
-    return w.tanh().float().to(w.dtype)
 
 
 def _length(slope: Tensor) -> Tensor:
