@@ -19,7 +19,7 @@ from advtrack.search.claims import STEP, reap, take, underway, wait, working
 from advtrack.search.criterion import successes_needed
 from advtrack.search.pursuit import Pursuit
 from advtrack.search.sampler import BoundsSampler
-from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto
+from advtrack.search.space import NORMS, Budget, Evidence, Found, Samples, Search, pareto
 
 #: Steps of the search: a look at the undecided samples, and the proof on all of them.
 _PROBE, _CONFIRM = "probe", "confirm"
@@ -214,7 +214,7 @@ def _to_confirm(known: _Known, search: Search, enough: bool) -> float | None:
     bounds, lost = known.bounds, _lost(known)
     if len(known.confirmations) >= search.trials:  # a victim that goes on to contradict itself
         return bounds.high
-    looks = search.criterion.name == "fooling_rate" and search.spec.shorter_runs == "first_success"
+    looks = search.criterion.name == "fooling_rate"
     last = bounds.settled() or (looks and bounds.almost_settled() and bounds.conclusive() > lost)
     if not last and not enough:
         return None
@@ -238,59 +238,81 @@ def _confirmed(known: _Known, eps: float) -> FrozenTrial | None:
 
 
 def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study, bounds: Bounds, eps: float) -> None:
-    """Attack every sample from scratch, in full precision, until the target is reached or the longest run over."""
+    """Attack the samples from scratch, in full precision, until the target is reached or lost.
+
+    Where the bounds do not expect it to be reached, the hardest go first, as many as lose it if all of them resist. If
+    they do, and a larger eps is left to be proven, the others are not attacked.
+    """
     trial = take(study, _CONFIRM, partial(_suggest_eps, search=search), {"eps": eps})
     if isinstance(trial, FrozenTrial):
         return
     area = search.criterion.name == "auc"
     with working(study, trial):
-        search, every = replace(search, precision="fp32"), np.arange(len(samples))
+        search = replace(search, precision="fp32")
         pursuit = Pursuit(partial(search.strike, network, eps=eps), samples)
+        needed = len(samples) if area else successes_needed(search.criterion.target, len(samples))
+        sure = area or eps >= bounds.high or bounds.decision(eps) is True
+        first = len(samples) if sure else len(samples) - needed + 1
+        lead, others = np.split(bounds.hardest_first(), [first])
         prove = _prove_together if search.spec.shorter_runs == "iterates" else _prove_each
-        shown, iterations = prove(pursuit, samples, search)
-        success = np.array(shown["success"], bool)
+        shown, iterations = prove(pursuit, lead, others, needed, search)
+        success, attacked = np.array(shown["success"], bool), np.flatnonzero(pursuit.iterations)
         # Who was fooled at an iterate of its own does not count if not enough of them are at one together.
-        reached = not area and success.sum() >= successes_needed(search.criterion.target, len(samples))
-        evidence = shown | _evidence(pursuit, every, pursuit.first_success >= 0 if reached else success)
+        reached = not area and success.sum() >= needed
+        evidence = shown | _evidence(pursuit, attacked, pursuit.first_success >= 0 if reached else success)
         fooled_at = np.where(success, eps, np.inf)
         if area:
-            bounds.record(every, eps, success, pursuit.first_success)
+            bounds.record(attacked, eps, success, pursuit.first_success)
             fooled_at = bounds.fooled_at
-        _tell(study, trial, search, evidence, fooled_at, fooled_at, iterations, pursuit.passes)
+        possible = np.where(pursuit.iterations > 0, fooled_at, eps)
+        _tell(study, trial, search, evidence, fooled_at, possible, iterations, pursuit.passes)
 
 
-def _prove_each(pursuit: Pursuit, samples: Samples, search: Search) -> tuple[Evidence, int]:
+def _prove_each(
+    pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, search: Search
+) -> tuple[Evidence, int]:
     """Whom an attack fools that keeps each sample's first example, and the fewest iterations that reach the target."""
-    needed = len(samples) if search.criterion.name == "auc" else successes_needed(search.criterion.target, len(samples))
     spent, longest = 0, search.longest()
     while spent < longest and pursuit.fooled.sum() < needed:
-        further = min(_stage(search), longest - spent)
-        pursuit.advance(np.flatnonzero(~pursuit.fooled), further)
-        spent += further
+        spent = min(spent + _stage(search), longest)
+        pursuit.reach(lead[~pursuit.fooled[lead]], spent)
+        if pursuit.fooled[lead].any():
+            pursuit.reach(others[~pursuit.fooled[others]], spent)
     iterations = _iterations(np.where(pursuit.fooled, pursuit.first_success, np.inf), search)
     norms = {
-        name: values.cpu().numpy().tolist() for name, values in perturbation_norms(pursuit.x_adv, samples.x).items()
+        name: values.cpu().numpy().tolist()
+        for name, values in perturbation_norms(pursuit.x_adv, pursuit.samples.x).items()
     }
     return {"success": (pursuit.fooled & (pursuit.first_success <= iterations)).tolist(), **norms}, iterations
 
 
-def _prove_together(pursuit: Pursuit, samples: Samples, search: Search) -> tuple[Evidence, int]:
+def _prove_together(
+    pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, search: Search
+) -> tuple[Evidence, int]:
     """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most."""
-    every, spent, longest = np.arange(len(samples)), 0, search.longest()
-    if search.criterion.name == "auc":  # that of the longest runs
-        return evidence_of(pursuit.advance(every, longest), longest), longest
-    needed = successes_needed(search.criterion.target, len(samples))
-    most, iterations, shown = -1, 0, Evidence()
-    while spent < longest and most < needed:
-        further = min(_stage(search), longest - spent)
-        outcome = pursuit.advance(every, further)
-        assert outcome.success_at is not None
-        fooled = outcome.success_at.sum(0).cpu().numpy()
+    longest = search.longest()
+    at = {name: np.zeros((len(pursuit.samples), longest)) for name in ("success", *NORMS)}
+
+    def reach(rows: np.ndarray, iterations: int) -> None:
+        for part, begun, outcome in pursuit.reach(rows, iterations):
+            for name, values in at.items():
+                values[part, begun:iterations] = getattr(outcome, f"{name}_at").cpu().numpy()
+
+    spent = best = 0
+    fooled = np.zeros(longest, int)
+    # An area is that of the longest runs.
+    stage = longest if search.criterion.name == "auc" else _stage(search)
+    while spent < longest and fooled[best] < needed:
+        spent = min(spent + stage, longest)
+        reach(lead, spent)
+        if at["success"][lead].any():
+            reach(others, spent)
+        fooled = at["success"].sum(0)
         best = int((fooled >= min(needed, fooled.max())).argmax())
-        if fooled[best] > most:
-            most, iterations, shown = fooled[best], spent + best + 1, evidence_of(outcome, best + 1)
-        spent += further
-    return shown, iterations
+    if search.criterion.name == "auc":
+        best = longest - 1
+    shown = {name: values[:, best].tolist() for name, values in at.items()}
+    return {**shown, "success": at["success"][:, best].astype(bool).tolist()}, best + 1
 
 
 def _tell(

@@ -44,16 +44,17 @@ class Bounds:
         """Every eps of which something is recorded, in order."""
         return sorted({eps for eps, *_ in self._fooled})
 
-    def undecided(self, eps: float) -> np.ndarray:
-        """Indices of samples whose fate at ``eps`` is not known; first those that took the largest eps, or the longest.
-
-        If any resist, these do.
-        """
+    def hardest_first(self) -> np.ndarray:
+        """Indices of all samples; first those that took the largest eps, or the longest: if any resist, these do."""
         iterations = np.full(len(self.fooled_at), np.inf)
         for tried, fooled, first in self._fooled:
             nearest = self.fooled_at[fooled] == tried
             iterations[fooled[nearest]] = first[nearest]
-        hardest_first = np.lexsort((-iterations, -self.fooled_at))
+        return np.lexsort((-iterations, -self.fooled_at))
+
+    def undecided(self, eps: float) -> np.ndarray:
+        """Indices of samples whose fate at ``eps`` is not known, the hardest first."""
+        hardest_first = self.hardest_first()
         return hardest_first[((self.fooled_at > eps) & (self.resisted_at < eps))[hardest_first]]
 
     def record(self, indices: np.ndarray, eps: float, success: np.ndarray, first_success: np.ndarray) -> None:
@@ -189,9 +190,10 @@ class Bounds:
         return missed >= self.high or reached <= self.conclusive() * (1 + 1e-9)
 
     def almost_settled(self) -> bool:
-        """Whether an answer at the `conclusive` eps settles the bracket, whichever it is."""
+        """Whether the `conclusive` eps settles the bracket, or if it misses the target the next conclusive one."""
         missed, reached = self.bracket()
-        return missed > 0 and reached <= self.conclusive() * (1 + self.tolerance) * (1 + 1e-9)
+        narrow = missed > 0 and reached <= self.conclusive() * (1 + self.tolerance) ** 2 * (1 + 1e-9)
+        return narrow and not any(missed < eps < reached for eps in self._given_up)
 
     def conclusive(self) -> float:
         """The largest eps that ends the search if it reaches the target: by the tolerance above what misses it."""

@@ -55,3 +55,9 @@ class Pursuit:
         self.iterations[rows] += iterations
         self.passes += passes_of(outcome)
         return outcome
+
+    def reach(self, rows: np.ndarray, iterations: int) -> list[tuple[np.ndarray, int, AttackOutcome]]:
+        """Take some samples to this many iterations in all: who went together, from which on, and what that showed."""
+        stand = self.iterations[rows]
+        groups = [(rows[stand == begun], int(begun)) for begun in np.unique(stand[stand < iterations])]
+        return [(group, begun, self.advance(group, iterations - begun)) for group, begun in groups]

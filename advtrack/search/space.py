@@ -235,12 +235,9 @@ def longest_run(attack: type[Attack]) -> int:
     return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
 
 
-def evidence_of(outcome: AttackOutcome, iterations: int | None = None) -> Evidence:
-    """Per-sample facts of a run: success, first success and norms; at an earlier iterate, of attacks that go on."""
-    facts = {name: getattr(outcome, name) for name in ("success", *NORMS)}
-    if outcome.success_at is not None and iterations is not None:
-        facts = {name: getattr(outcome, f"{name}_at")[:, iterations - 1] for name in facts}
-    facts["first_success"] = outcome.first_success
+def evidence_of(outcome: AttackOutcome) -> Evidence:
+    """Per-sample facts of a run: success, first success and norms."""
+    facts = {name: getattr(outcome, name) for name in ("success", "first_success", *NORMS)}
     return {name: values.cpu().numpy().tolist() for name, values in facts.items()}
 
 

@@ -37,7 +37,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 11
+CODE_VERSION = 12
 DEFAULT_TRIALS = 24
 _MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
 # Clips that are looked at for signs of masked gradients.

