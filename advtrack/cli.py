@@ -346,7 +346,8 @@ def adv_train(**options: Any) -> None:
 def attack(attack_name: str, data_dir: str, **options: Any) -> None:
     """Search the smallest budget of attacks that fools a registered victim at the target rate."""
     from advtrack.stages import transfer
-    from advtrack.stages.attack import Attacking, run
+    from advtrack.stages.attack import run
+    from advtrack.stages.attacking import Attacking
 
     attacking = Attacking(attacks=_all(attack_name, TABLE_ATTACKS), **options)
     (transfer.run if attacking.budget_from else run)(attacking)

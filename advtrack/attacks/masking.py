@@ -6,6 +6,7 @@ are those of section 3.1 there, and of the checklist of Carlini et al. 2019 (arX
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,26 @@ TOLERATED = 0.1
 
 
 @dataclass(frozen=True)
+class Sign:
+    """One sign: whether it is there, and the numbers that say so, by name."""
+
+    there: bool
+    numbers: dict[str, float]
+
+    def told(self) -> str:
+        """The numbers in words, to three significant digits; an infinite one, which nothing reached, is 'none'."""
+        shown = {name: f"{value:.3g}" if math.isfinite(value) else "none" for name, value in self.numbers.items()}
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in shown.items())
+
+
+@dataclass(frozen=True)
 class MaskingSigns:
     """What was measured, as shares of the samples in [0, 1], and losses as means over them.
 
     Attributes
     ----------
+    eps : float
+        The l-inf bound of all but ``unbounded``.
     one_step, many_steps : float
         Fooling rates of FGSM and of BIM-a within the same bound.
     unbounded : float
@@ -39,6 +55,7 @@ class MaskingSigns:
         Share of samples where the slope of the loss is less than a millionth of that of the logits, or undefined.
     """
 
+    eps: float
     one_step: float
     many_steps: float
     unbounded: float
@@ -46,13 +63,17 @@ class MaskingSigns:
     loss_long: float
     vanishing: float
 
-    def flags(self) -> dict[str, bool]:
-        """The signs that are there, by name."""
+    def signs(self) -> dict[str, Sign]:
+        """Each sign that was looked for, by name."""
+
+        def shown(there: bool, *names: str) -> Sign:
+            return Sign(there, {name: float(getattr(self, name)) for name in names})
+
         return {
-            "one_step_beats_many": self.one_step > self.many_steps,
-            "unbounded_fails": self.unbounded < 1,
-            "more_iterations_do_not_help": self.loss_long < self.loss_short,
-            "gradients_vanish": self.vanishing > TOLERATED,
+            "one_step_beats_many": shown(self.one_step > self.many_steps, "one_step", "many_steps", "eps"),
+            "unbounded_fails": shown(self.unbounded < 1, "unbounded"),
+            "more_iterations_do_not_help": shown(self.loss_long < self.loss_short, "loss_short", "loss_long", "eps"),
+            "gradients_vanish": shown(self.vanishing > TOLERATED, "vanishing"),
         }
 
 
@@ -79,6 +100,7 @@ def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, max_i
     with frozen(network), torch.no_grad():
         short, long = (float(-margin(network(end), y, targeted=False).mean()) for end in ends)
     return MaskingSigns(
+        eps=eps,
         one_step=float(one.success.double().mean()),
         many_steps=float(many.success.double().mean()),
         unbounded=float(unbounded.success.double().mean()),

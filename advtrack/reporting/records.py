@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from advtrack.attacks.masking import Sign
+
 Training = Literal["plain", "adversarial"]
 
 
@@ -185,8 +187,8 @@ class VictimRecord:
         Options of the training by name. The two victims of a pair have the same, but for what makes one adversarial.
     attacks : dict of str to AttackRecord
         Finished searches by attack name.
-    masking : dict of str to bool
-        Signs that the victim masks its gradients, by name, and whether each is there; empty where nobody looked.
+    masking : dict of str to Sign
+        Signs that the victim masks its gradients, by name, there or not; empty where nobody looked.
     basis : dict of str to str
         What has to be the same wherever results are averaged or compared: data, protocol, seed, code. By name.
     """
@@ -202,7 +204,7 @@ class VictimRecord:
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
     repeat: int = 0
-    masking: dict[str, bool] = field(default_factory=dict)
+    masking: dict[str, Sign] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 
     @property

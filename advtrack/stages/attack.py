@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import MISSING, asdict, fields, replace
 
 import numpy as np
-import torch
 
-from advtrack.attacks import ATTACKS, TABLE_ATTACKS
-from advtrack.attacks.batches import Precision
-from advtrack.attacks.masking import TOLERATED, masking_signs
 from advtrack.errors import redacted
-from advtrack.models import checkpoint
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
-from advtrack.representations.store import SpectrogramSet
-from advtrack.search.criterion import Criterion, CriterionName
 from advtrack.search.result import BudgetResult
-from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
-from advtrack.stages.by_name import whole_number_for
-from advtrack.stages.clips import perturbation_ratios, sample_rows
-from advtrack.stages.device import choose_device
+from advtrack.search.study import publish, search_budget, transferred_success
+from advtrack.stages import masking
+from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
+from advtrack.stages.clips import perturbation_ratios
 from advtrack.stages.evidence import log_search
-from advtrack.stages.features import find_store
-from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
-from advtrack.stages.victims import only_victim, plain_victim
+from advtrack.stages.searched import log_record, plain_records, read_record, say
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
 CODE_VERSION = 12
 DEFAULT_TRIALS = 24
-_MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
-# Clips that are looked at for signs of masked gradients.
-_MASKING_SAMPLES = 20
-# The bound of that look where no search tells one: that of adversarial training.
-_MASKING_EPS = 8 / 255
-
-
-@dataclass(frozen=True)
-class Attacking:
-    """Options of the stage; those of the command line of the same name.
-
-    ``samples`` and ``max_iter`` are whole numbers with exceptions by attack, as '12,pia=4'. 0 stands for all clips
-    (``samples``) and for each attack's own longest run (``max_iter``). With ``budget_from``, an MLflow run or an alias,
-    nothing is searched: the budgets found there are tried on this victim.
-    """
-
-    dataset: str
-    model: str
-    representation: str
-    victim: str
-    attacks: tuple[str, ...]
-    target_fooling_rate: float
-    samples: str
-    trials: int
-    max_iter: str
-    storage: str
-    seed: int
-    device: str
-    precision: Precision = "fp32"
-    criterion: CriterionName = "fooling_rate"
-    tolerance: float = 0.05
-    sampler: SamplerName = "bounds"
-    protocol: Protocol = "test"
-    workers: int = 1
-    budget_from: str = ""
-    force: bool = False
 
 
 def run(options: Attacking) -> str:
@@ -104,76 +54,13 @@ def run(options: Attacking) -> str:
             for attack in options.attacks:
                 record = None if options.force else _earlier(attack, keys[attack])
                 record = record or _searched(attack, attacked, plain.get(attack), stage)
-                _log_record(stage, record, keys[attack])
-                _say(record, str(version))
+                log_record(stage, record, keys[attack])
+                say(record, str(version))
                 records[attack] = record
-            _log_masking(stage, attacked, records)
+            masking.look(stage, attacked, records)
         # The victim's version names the run that holds its results, found now or before.
         registry.tag(version, {f"attack.{attack}": stage.run_id for attack in options.attacks})
     return stage.run_id
-
-
-@dataclass(frozen=True)
-class Attacked:
-    """The victim of a run, and where its searches take place."""
-
-    options: Attacking
-    version: registry.Registered
-    victim: Victim
-    store: SpectrogramSet
-    storage: Storage
-    device: torch.device
-
-    @property
-    def title(self) -> str:
-        """The victim as runs and progress bars name it."""
-        return f"{self.version} ({self.victim.description.training['kind']})"
-
-    def tags(self) -> dict[str, Any]:
-        """What a run says of its victim."""
-        description, training = self.victim.description, self.victim.description.training
-        return {
-            "dataset": description.dataset,
-            "representation": self.options.representation,
-            "model": self.options.model,
-            "training": training["kind"],
-            "fold": training["fold"],
-            "victim": f"{self.version.name}/{self.version.version}",
-            "victim_run": self.version.run_id,
-            "store_digest": self.store.digest,
-        }
-
-    def params(self) -> dict[str, Any]:
-        """What a run says of its options."""
-        listed = {"attacks": ",".join(self.options.attacks), "device": str(self.device)}
-        return {**asdict(self.options), **listed, "storage": redacted(self.options.storage)}
-
-    def struck(self, attack: str) -> Struck:
-        """Whom an attack strikes."""
-        options, limit = self.options, sample_limit(self.options, attack)
-        spec = ATTACKS[attack]
-        return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
-
-    def shown(self, attack: str) -> Struck:
-        """On whom an attack is shown."""
-        return shown_list(self.victim, self.store, ATTACKS[attack], self.options.seed, self.device)
-
-
-def attacked_by(options: Attacking) -> Attacked:
-    """Load the victim that the options name.
-
-    Raises
-    ------
-    InputError
-        There is none, or the storage of the studies cannot be used.
-    """
-    version = only_victim(options.dataset, options.representation, options.model, options.victim)
-    storage = open_storage(options.storage)
-    device = choose_device(options.device)
-    victim = checkpoint.load(registry.download(version), device)
-    digest = victim.description.training["store_digest"]
-    store, _ = find_store(victim.description.dataset, options.representation, store_digest=digest)
-    return Attacked(options, version, victim, store, storage, device)
 
 
 def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage: runs.StageRun) -> AttackRecord:
@@ -218,80 +105,6 @@ def _command(attacked: Attacked, attack: str) -> str:
     values.pop("attacks")
     given = {name: value for name, value in values.items() if value != own.get(name, MISSING)}
     return "advtrack attack" + "".join(f" --{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in given.items())
-
-
-def black_box_nearer(white: Iterable[Mapping[str, str]], black: Iterable[Mapping[str, str]]) -> float:
-    """Share of the clips struck by both attacks on which the black box is known to be the better one; NaN for none.
-
-    There it found an example of the same target within a bound in which the longest run of the other found none.
-    """
-    resisted = {(row["clip"], row["target"]): float(row["resisted_at"]) for row in white}
-    shared = [row for row in black if (row["clip"], row["target"]) in resisted]
-    nearer = [row["success"] == "True" and float(row["linf"]) < resisted[row["clip"], row["target"]] for row in shared]
-    return float(np.mean(nearer)) if nearer else math.nan
-
-
-def _log_masking(stage: runs.StageRun, attacked: Attacked, records: Mapping[str, AttackRecord]) -> None:
-    """Look whether the victim masks its gradients, beside what the searches showed; say so if it does."""
-    # One of them may have been searched by an earlier command.
-    records = find_records(attacked.version, ("bim_a", "pia")) | dict(records)
-    bim, pia = (records.get(name) for name in ("bim_a", "pia"))
-    struck = attacked.struck("fgsm").samples.take(slice(_MASKING_SAMPLES))
-    # Half of what fools nearly all fools some and not all.
-    eps = bim.bound / 2 if bim else _MASKING_EPS
-    signs = masking_signs(attacked.victim.network, struck.x, struck.y, eps=eps)
-    flags = signs.flags()
-    metrics = asdict(signs) | {"eps": eps, "samples": len(struck)}
-    if bim and pia:
-        metrics["black_box_nearer"] = black_box_nearer(sample_rows(bim), sample_rows(pia))
-        flags["black_box_beats_white_box"] = metrics["black_box_nearer"] > TOLERATED
-    stage.metrics({f"masking/{name}": float(value) for name, value in metrics.items() if value == value})
-    stage.tags({f"masking.{name}": flag for name, flag in flags.items()})
-    if raised := sorted(name for name, flag in flags.items() if flag):
-        logger.warning("%s may mask its gradients: %s", attacked.title, ", ".join(raised))
-
-
-def read_record(run_id: str, attack: str) -> AttackRecord:
-    """The result of one attack in a finished run."""
-    content = json.loads(runs.read_artifact(run_id, f"{attack}/result.json"))
-    # JSON has no NaN, which these are where nothing was fooled.
-    undefined = {name: math.nan for name in _MAY_BE_UNDEFINED if content.get(name, 0) is None}
-    return AttackRecord(**{**content, **undefined})
-
-
-def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
-    """The result of each attack against a registered victim, of the search that was asked for last."""
-    last = {attack: version.tags.get(f"attack.{attack}") for attack in attacks}
-    return {attack: read_record(run_id, attack) for attack, run_id in last.items() if run_id}
-
-
-def plain_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
-    """Results on the plainly trained victim that differs from this one in nothing but its training, by attack."""
-    plain = plain_victim(version)
-    return find_records(plain, attacks) if plain else {}
-
-
-def sample_limit(options: Attacking, attack: str) -> int:
-    """How many clips an attack strikes at most, 0 for all: a costly one has its own limit unless told otherwise."""
-    limit, own = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
-    default = ATTACKS[attack].sample_limit
-    return min(limit or default, default) if default and not own else limit
-
-
-def search_of(options: Attacking, attack: str) -> Search:
-    """How the options search the budget of an attack."""
-    max_iter, _ = whole_number_for("max-iter", options.max_iter, attack, TABLE_ATTACKS)
-    return Search(
-        attack,
-        Criterion(options.criterion, options.target_fooling_rate),
-        options.trials,
-        options.seed,
-        max_iter,
-        options.tolerance,
-        options.sampler,
-        precision=options.precision,
-        **({"batch_size": PAPER_BATCH} if options.protocol == "paper" else {}),
-    )
 
 
 def _study_key(options: Attacking, attack: str, victim: Victim) -> str:
@@ -362,49 +175,3 @@ def _record(
         settled=result.settled,
         code_version=CODE_VERSION,
     )
-
-
-def _log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
-    """Metrics and the result; the tag comes last and says that the result is whole."""
-    metrics = {"fooling_rate": record.fooling_rate, "bound": record.bound, "iterations": record.iterations}
-    metrics |= {"perturbation": record.perturbation, "l0": record.l0, "l2": record.l2, "linf": record.linf}
-    metrics |= {"samples": record.samples, "passes": record.passes, "contradictions": record.contradictions}
-    metrics |= {name: getattr(record, name) for name in ("fooling_low", "fooling_high", "auc_low", "auc_high")}
-    for norm, (ratio, low, high) in record.ratios.items():
-        metrics |= {f"ratio_{norm}": ratio, f"ratio_{norm}_low": low, f"ratio_{norm}_high": high}
-    if record.transferred_fooling_rate is not None:
-        metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
-    stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
-    stage.json(asdict(record), f"{record.attack}/result.json")
-    stage.tags({f"{record.attack}.settled": record.settled})
-    stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
-
-
-def _say(record: AttackRecord, victim: str) -> None:
-    verdict = "reaches" if record.target_reached else "misses"
-    under_plain = record.transferred_fooling_rate
-    passes = record.passes / record.samples
-    logger.info(
-        "%s against %s: fooling rate %.3f (%.3f to %.3f) %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
-        "%.0f passes a clip%s%s%s",
-        record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high, verdict,
-        record.target_fooling_rate, record.samples,
-        record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
-        passes, _ratio(record), f"; {record.contradictions} contradictions" if record.contradictions else "",
-        "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
-    )  # fmt: skip
-    if not record.settled:
-        above = f"{record.bound:.4g}" if record.target_reached else "anything"
-        logger.warning(
-            "%s against %s: trials ran out; the smallest bound lies between %.4g and %s; --trials allows more",
-            record.attack, victim, record.missed_at or 0, above,
-        )  # fmt: skip
-
-
-def _ratio(record: AttackRecord) -> str:
-    """The ratio of table III in words; nothing where there is none."""
-    if record.norm not in record.ratios:
-        return ""
-    ratio, low, high = record.ratios[record.norm]
-    at_least = "" if record.target_reached else "≥ "
-    return f"; {at_least}{ratio:.2f} ({low:.2f} to {high:.2f}) times the plain victim's perturbation"

@@ -20,6 +20,7 @@ from advtrack.representations import REPRESENTATIONS
 from advtrack.representations.image import ImageSettings
 from advtrack.search.study import open_storage
 from advtrack.stages import adversarial_train, attack, compare, features, train
+from advtrack.stages.attacking import Attacking
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.train import weights_of
@@ -102,7 +103,7 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
             searching |= {"model": model, "representation": representation, "storage": options.storage}
             for alias in (registry.STANDARD, registry.ROBUST):
                 victim = find_victim(values["dataset"], representation, model, alias).version
-                done.append(attack.run(attack.Attacking(victim=victim, **searching, **everywhere)))
+                done.append(attack.run(Attacking(victim=victim, **searching, **everywhere)))
         run_id, report = compare.run(
             compare.Comparison(
                 values["dataset"], values["representations"], values["models"], options.work_dir, options.force

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
-from advtrack.stages.attack import plain_records, read_record
 from advtrack.stages.clips import sample_rows
+from advtrack.stages.masking import read_signs
+from advtrack.stages.searched import plain_records, read_record
 from advtrack.stages.victims import plain_victim
 from advtrack.tracking import runs
 from advtrack.tracking.registry import Registered
@@ -139,8 +140,8 @@ def _fooling_rate_within(record: AttackRecord, bound: float) -> float:
 
 
 def _masking(evidence: Mapping[str, runs.Run], command: str) -> list[str]:
-    flags = [runs.prefixed_tags(run, "masking.") for run in evidence.values()]
-    if not any(flags):
+    signs = read_signs(evidence.values())
+    if not signs:
         return [f"--refuse-masking: no attack run has looked for masked gradients ({command})"]
-    raised = sorted({name for signs in flags for name, value in signs.items() if value == "True"})
+    raised = [f"{name} ({sign.told()})" for name, sign in signs.items() if sign.there]
     return [f"--refuse-masking: there are signs of masked gradients: {', '.join(raised)}"] if raised else []

@@ -16,6 +16,7 @@ from advtrack.errors import InputError
 from advtrack.models import checkpoint
 from advtrack.representations.store import intact
 from advtrack.stages import adversarial_train, attack, compare, features, fold, train, transfer
+from advtrack.stages.attacking import Attacking
 from advtrack.tracking import connection, registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -34,8 +35,8 @@ _STAGES = {
     "features": _Stage(features.Features, lambda o: features.run(o)[o.representations[0]], features.CODE_VERSION),
     "train": _Stage(train.Training, train.run, fold.CODE_VERSION),
     "adv-train": _Stage(train.Training, adversarial_train.run, fold.CODE_VERSION),
-    "attack": _Stage(attack.Attacking, attack.run, attack.CODE_VERSION),
-    "transfer": _Stage(attack.Attacking, transfer.run, transfer.CODE_VERSION),
+    "attack": _Stage(Attacking, attack.run, attack.CODE_VERSION),
+    "transfer": _Stage(Attacking, transfer.run, transfer.CODE_VERSION),
     "compare": _Stage(compare.Comparison, lambda o: compare.run(o)[0], compare.CODE_VERSION),
 }
 

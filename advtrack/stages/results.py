@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
-from advtrack.stages.attack import find_records
+from advtrack.reporting.records import FoldRecord, Training, VictimRecord
 from advtrack.stages.clips import with_clips
 from advtrack.stages.fold import Fold
+from advtrack.stages.masking import read_signs
 from advtrack.stages.predictions import read_predictions
+from advtrack.stages.searched import find_records
 from advtrack.stages.train import DEFAULTS, read_folds
 from advtrack.stages.victims import recipe
 from advtrack.tracking import registry, runs
@@ -47,7 +47,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 run_id=version.tags["train_run"],
                 settings={name: params.get(name, default) for name, default in DEFAULTS.items()},
                 attacks=attacks,
-                masking=_masking(attacks),
+                masking=read_signs(map(runs.get, {record.run_id for record in attacks.values()})),
                 basis=_basis(version),
             )
         )
@@ -77,12 +77,3 @@ def _fold(fold: Fold) -> FoldRecord:
         tuple(row["source"] for row in rows),
         tuple(row["class"] == row["predicted"] for row in rows),
     )
-
-
-def _masking(attacks: Mapping[str, AttackRecord]) -> dict[str, bool]:
-    """The signs of masked gradients in the runs that attacked a victim."""
-    found = {
-        run_id: runs.prefixed_tags(runs.get(run_id), "masking.") for run_id in {a.run_id for a in attacks.values()}
-    }
-    names = sorted({name for signs in found.values() for name in signs})
-    return {name: any(signs.get(name) == "True" for signs in found.values()) for name in names}

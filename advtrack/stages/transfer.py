@@ -15,8 +15,9 @@ from advtrack.reporting.records import AttackRecord
 from advtrack.search.result import wilson
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
-from advtrack.stages.attack import Attacked, Attacking, attacked_by, find_records, read_record, search_of
+from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
 from advtrack.stages.evidence import csv_text
+from advtrack.stages.searched import find_records, read_record
 from advtrack.stages.victims import find_victim
 from advtrack.tracking import runs
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from advtrack.attacks.masking import masking_signs
+from advtrack.attacks.masking import MaskingSigns, Sign, masking_signs
 
 
 class Scaled(nn.Module):
@@ -45,28 +45,45 @@ def signs(network, clips, predict, eps=0.1):
     return masking_signs(network, x, predict(network, x), eps=eps)
 
 
+def there(found):
+    return {name for name, sign in found.signs().items() if sign.there}
+
+
 def test_an_honest_victim_has_no_sign(mlp_victim, clips, predict):
     found = signs(mlp_victim(dtype=torch.float32), clips, predict)
-    assert not any(found.flags().values())
+    assert there(found) == set()
     assert found.many_steps > 0 and found.one_step <= found.many_steps and found.unbounded == 1
     assert found.vanishing == 0 and found.loss_short <= found.loss_long
 
 
 def test_saturation_shows_in_the_gradients(mlp_victim, clips, predict):
     found = signs(Scaled(mlp_victim(dtype=torch.float32), 1e4), clips, predict)
-    assert found.flags()["gradients_vanish"] and found.vanishing > 0.5
+    assert "gradients_vanish" in there(found) and found.vanishing > 0.5
 
 
 def test_quantisation_leaves_no_gradient_and_no_way_out(mlp_victim, clips, predict):
     found = signs(Quantised(mlp_victim(dtype=torch.float32)), clips, predict)
-    assert found.vanishing == 1 and found.flags()["gradients_vanish"]
-    assert found.unbounded < 1 and found.flags()["unbounded_fails"]
+    assert found.vanishing == 1 and found.unbounded < 1
+    assert {"gradients_vanish", "unbounded_fails"} <= there(found)
 
 
 def test_ripples_make_longer_runs_useless(mlp_victim, clips, predict):
     honest, rippled = mlp_victim(dtype=torch.float32), Wrinkled(mlp_victim(dtype=torch.float32))
     assert signs(rippled, clips, predict).many_steps < signs(honest, clips, predict).many_steps
-    assert any(signs(rippled, clips, predict).flags().values())
+    assert there(signs(rippled, clips, predict))
+
+
+def test_a_sign_is_told_with_the_numbers_that_say_so():
+    found = MaskingSigns(0.05, one_step=0.7, many_steps=0.65, unbounded=1, loss_short=-1.5, loss_long=2, vanishing=0.1)
+    assert there(found) == {"one_step_beats_many"}
+    told = {name: sign.told() for name, sign in found.signs().items()}
+    assert told == {
+        "one_step_beats_many": "one step 0.7, many steps 0.65, eps 0.05",
+        "unbounded_fails": "unbounded 1",
+        "more_iterations_do_not_help": "loss short -1.5, loss long 2, eps 0.05",
+        "gradients_vanish": "vanishing 0.1",
+    }
+    assert Sign(True, {"pia_median_eps": float("inf")}).told() == "pia median eps none"
 
 
 @pytest.mark.parametrize("training", [True, False])

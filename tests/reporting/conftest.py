@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from advtrack.attacks.masking import Sign
 from advtrack.reporting.findings import Findings, compare
 from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
 
@@ -68,7 +69,11 @@ def victim(representation: str, model: str, training: Training, wrong: Sequence[
     return VictimRecord(
         "esc50", representation, model, training, (fold(0, f"{run}-0", wrong), fold(1, f"{run}-1", [*wrong, 19])),
         0, "1", f"train-{run}", {"seed": "0", "epochs": "30"}, {one.attack: one for one in searches},
-        masking={"gradients_vanish": training == "adversarial" and model == "alexnet", "unbounded_fails": False},
+        masking={
+            "gradients_vanish": Sign(training == "adversarial" and model == "alexnet", {"vanishing": 0.2}),
+            "one_step_beats_many": Sign(False, {"one_step": 0.65, "many_steps": 0.95}),
+            "unbounded_fails": Sign(False, {}),
+        },
         basis=BASIS,
     )  # fmt: skip
 

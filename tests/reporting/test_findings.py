@@ -177,9 +177,13 @@ def test_the_ranking_says_who_is_best_and_what_may_be_chance(found, records):
 def test_masking_is_told_as_it_was_found(found, records):
     table = found(changed(records, 0, masking={})).table("masking")
     signs = {tuple(one.text for one in line[1:4]): [one.text for one in line[4:]] for line in table.lines}
-    assert [column.name for column in table.columns[4:]] == ["gradients vanish", "unbounded fails"]
-    assert signs["stft", "alexnet", "adversarial"] == ["yes", "no"]
-    assert signs["stft", "alexnet", "plain"] == ["—", "—"]
+    names = [column.name for column in table.columns[4:]]
+    assert names == ["gradients vanish", "one step beats many", "unbounded fails"]
+    told = "no: one step 0.65, many steps 0.95"
+    assert signs["stft", "alexnet", "adversarial"] == ["yes: vanishing 0.2", told, "no"]
+    assert signs["stft", "alexnet", "plain"] == ["—", "—", "—"]
+    (line,) = (line for line in table.lines if [one.text for one in line[1:4]] == ["stft", "resnet56", "plain"])
+    assert line[5].details == {"one step": 0.65, "many steps": 0.95}
 
 
 def with_partner(records):

@@ -204,4 +204,6 @@ def test_an_area_is_bracketed_too(thresholds, target):
         undecided = bounds.undecided(eps)
         assert len(undecided)  # every step teaches something
         record(bounds, undecided, eps, thresholds[undecided] <= eps)
-    assert bounds.settled()
+        for other in (*bounds.tried(), LOW, HIGH):
+            assert bounds.decision(other) in (None, bounds.criterion.missed_by(thresholds, other) <= 0)
+    assert bounds.settled() and bounds.contradictions == 0

@@ -160,11 +160,55 @@ def test_settings_are_shared_out_too(url):
     assert {trial.state for trial in trials_of(url)} <= {TrialState.COMPLETE, TrialState.FAIL}
 
 
-def test_an_interrupt_keeps_what_is_done_and_says_so(url):
+def finished(url):
+    return {trial.number: trial.values for trial in tried(url) if trial.state == TrialState.COMPLETE}
+
+
+@every_storage
+def test_an_interrupt_and_a_kill_cost_a_trial_each_and_no_result(url):
     process = begin(url, seconds=0.05)
-    wait_for(lambda: any(trial.state == TrialState.COMPLETE for trial in tried(url)))
+    wait_for(lambda: finished(url))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far a bound of" in err
     assert not running(url)
-    check(url, result_of(begin(url)))
+    before = finished(url)
+
+    process = begin(url, seconds=0.05)
+    wait_for(lambda: len(finished(url)) > len(before) and running(url))
+    process.kill()
+    process.wait()
+    before |= finished(url)
+
+    states = check(url, result_of(begin(url)))
+    assert before.items() <= finished(url).items() and 1 <= states[TrialState.FAIL] <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["bim_a", "carlini_wagner"])
+@every_storage
+def test_whoever_is_killed_whenever_the_search_ends_well(url, attack):
+    """Four times, one of three processes at work, two of which have a worker, is killed and another one begun."""
+    random = np.random.default_rng(0)
+    seconds = 0.05 if attack == "bim_a" else 0.02
+    together, before = [begin(url, attack, seconds, workers) for workers in (1, 2, 2)], {}
+    for _ in range(4):
+        wait_for(lambda: running(url) or together[0].poll() is not None)
+        time.sleep(random.uniform(0, 1))
+        doomed = together.pop(0)
+        doomed.kill()
+        doomed.wait()
+        before |= finished(url)
+        together.append(begin(url, attack, seconds, workers=1))
+    results = [result_of(process) for process in together]
+    assert all(result[:4] == results[0][:4] for result in results)
+    trials = trials_of(url)
+    assert before.items() <= finished(url).items()
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    done = Counter(
+        (trial.user_attrs["step"], *trial.params.values()) for trial in trials if trial.state == TrialState.COMPLETE
+    )
+    assert max(done.values()) == 1
+    wait_for(lambda: not alive(owners(url)), 30)
+    if attack == "bim_a":
+        check(url, max(results, key=lambda found: found[4]))

@@ -15,7 +15,8 @@ from advtrack.search.criterion import Criterion
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget, Search
 from advtrack.stages import attack as stage
-from advtrack.stages.attack import Attacking
+from advtrack.stages import searched
+from advtrack.stages.attacking import Attacking, sample_limit
 from advtrack.stages.evidence import csv_text
 from advtrack.tracking import runs
 
@@ -45,12 +46,12 @@ def options(**changes):
 
 @pytest.mark.parametrize(("samples", "expected"), [("0", 10), ("12", 10), ("4", 4), ("0,pia=12", 12), ("3,pia=5", 5)])
 def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(samples, expected):
-    assert stage.sample_limit(options(samples=samples), "pia") == expected
+    assert sample_limit(options(samples=samples), "pia") == expected
 
 
 @pytest.mark.parametrize(("samples", "expected"), [("0", 0), ("12", 12), ("0,bim_a=3", 3), ("0,pia=12", 0)])
 def test_others_have_all_unless_told_otherwise(samples, expected):
-    assert stage.sample_limit(options(samples=samples), "bim_a") == expected
+    assert sample_limit(options(samples=samples), "bim_a") == expected
 
 
 # Which searches are the same
@@ -145,10 +146,10 @@ def test_what_trials_left_open_is_said_and_tagged(store, caplog, reached, said):
         settled=False,
     )  # fmt: skip
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
-        stage._log_record(run, record, "key")
-    stage._say(record, "victim")
+        searched.log_record(run, record, "key")
+    searched.say(record, "victim")
     assert said in caplog.text and runs.tag(runs.get(run.run_id), "bim_a.settled") == "False"
-    stage._say(replace(record, settled=True), "victim")
+    searched.say(replace(record, settled=True), "victim")
     assert caplog.text.count("ran out") == 1
 
 
@@ -158,8 +159,8 @@ def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
             "jsma", "l0", False, 0.9, 0.0, 64.0, None, 9, {"theta": 1.0}, 9.0, math.nan, math.nan, math.nan,
             4, 0, 0, 9, None, None, "r", 72,
         )  # fmt: skip
-        stage._log_record(run, record, "key")
-    found = stage.read_record(run.run_id, "jsma")
+        searched.log_record(run, record, "key")
+    found = searched.read_record(run.run_id, "jsma")
     assert math.isnan(found.l2) and replace(found, l0=0, l2=0, linf=0) == replace(record, l0=0, l2=0, linf=0)
     json.loads(runs.read_artifact(run.run_id, "jsma/result.json"), parse_constant=lambda name: 1 / 0)
 
@@ -171,24 +172,3 @@ def test_a_table_has_all_columns_of_all_rows():
         {"a": "2", "b": "", "c": "3"},
     ]
     assert "\r" not in text
-
-
-def rows(**columns):
-    """A table of samples, as text."""
-    given = {"clip": "abc", "target": "ddd", "success": ["True"] * 3, **columns}
-    return [dict(zip(given, map(str, values), strict=True)) for values in zip(*given.values(), strict=True)]
-
-
-def test_a_black_box_is_nearer_where_the_white_box_is_known_to_have_failed():
-    white = rows(resisted_at=[0.2, 0.2, 0.0])
-    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.3, 0.1])) == pytest.approx(1 / 3)
-    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1])) == pytest.approx(2 / 3)
-    # The bound itself was resisted, but whatever lies within it was not shown to be nearer.
-    assert stage.black_box_nearer(white, rows(linf=[0.2, 0.3, 0.1])) == 0
-    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1], success=["False", "True", "True"])) == 1 / 3
-
-
-def test_only_clips_with_the_same_target_are_held_against_each_other():
-    white = rows(resisted_at=[0.2, 0.2, 0.2])
-    assert stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.3], target="dee")) == 1
-    assert math.isnan(stage.black_box_nearer(white, rows(linf=[0.1, 0.1, 0.1], clip="xyz")))

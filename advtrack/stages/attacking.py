@@ -1,0 +1,142 @@
+"""What is asked of an attack, and the victim and the clips that it strikes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.attacks.batches import Precision
+from advtrack.errors import redacted
+from advtrack.models import checkpoint
+from advtrack.models.checkpoint import Victim
+from advtrack.representations.store import SpectrogramSet
+from advtrack.search.criterion import Criterion, CriterionName
+from advtrack.search.sampler import SamplerName
+from advtrack.search.space import Search
+from advtrack.search.study import Storage, open_storage
+from advtrack.stages.by_name import whole_number_for
+from advtrack.stages.device import choose_device
+from advtrack.stages.features import find_store
+from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
+from advtrack.stages.victims import only_victim
+from advtrack.tracking import registry
+
+
+@dataclass(frozen=True)
+class Attacking:
+    """Options of the stage; those of the command line of the same name.
+
+    ``samples`` and ``max_iter`` are whole numbers with exceptions by attack, as '12,pia=4'. 0 stands for all clips
+    (``samples``) and for each attack's own longest run (``max_iter``). With ``budget_from``, an MLflow run or an alias,
+    nothing is searched: the budgets found there are tried on this victim.
+    """
+
+    dataset: str
+    model: str
+    representation: str
+    victim: str
+    attacks: tuple[str, ...]
+    target_fooling_rate: float
+    samples: str
+    trials: int
+    max_iter: str
+    storage: str
+    seed: int
+    device: str
+    precision: Precision = "fp32"
+    criterion: CriterionName = "fooling_rate"
+    tolerance: float = 0.05
+    sampler: SamplerName = "bounds"
+    protocol: Protocol = "test"
+    workers: int = 1
+    budget_from: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The victim of a run, and where its searches take place."""
+
+    options: Attacking
+    version: registry.Registered
+    victim: Victim
+    store: SpectrogramSet
+    storage: Storage
+    device: torch.device
+
+    @property
+    def title(self) -> str:
+        """The victim as runs and progress bars name it."""
+        return f"{self.version} ({self.victim.description.training['kind']})"
+
+    def tags(self) -> dict[str, Any]:
+        """What a run says of its victim."""
+        description, training = self.victim.description, self.victim.description.training
+        return {
+            "dataset": description.dataset,
+            "representation": self.options.representation,
+            "model": self.options.model,
+            "training": training["kind"],
+            "fold": training["fold"],
+            "victim": f"{self.version.name}/{self.version.version}",
+            "victim_run": self.version.run_id,
+            "store_digest": self.store.digest,
+        }
+
+    def params(self) -> dict[str, Any]:
+        """What a run says of its options."""
+        listed = {"attacks": ",".join(self.options.attacks), "device": str(self.device)}
+        return {**asdict(self.options), **listed, "storage": redacted(self.options.storage)}
+
+    def struck(self, attack: str) -> Struck:
+        """Whom an attack strikes."""
+        options, limit = self.options, sample_limit(self.options, attack)
+        spec = ATTACKS[attack]
+        return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
+
+    def shown(self, attack: str) -> Struck:
+        """On whom an attack is shown."""
+        return shown_list(self.victim, self.store, ATTACKS[attack], self.options.seed, self.device)
+
+
+def attacked_by(options: Attacking) -> Attacked:
+    """Load the victim that the options name.
+
+    Raises
+    ------
+    InputError
+        There is none, or the storage of the studies cannot be used.
+    """
+    version = only_victim(options.dataset, options.representation, options.model, options.victim)
+    storage = open_storage(options.storage)
+    device = choose_device(options.device)
+    victim = checkpoint.load(registry.download(version), device)
+    digest = victim.description.training["store_digest"]
+    store, _ = find_store(victim.description.dataset, options.representation, store_digest=digest)
+    return Attacked(options, version, victim, store, storage, device)
+
+
+def sample_limit(options: Attacking, attack: str) -> int:
+    """How many clips an attack strikes at most, 0 for all: a costly one has its own limit unless told otherwise."""
+    limit, own = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
+    default = ATTACKS[attack].sample_limit
+    return min(limit or default, default) if default and not own else limit
+
+
+def search_of(options: Attacking, attack: str) -> Search:
+    """How the options search the budget of an attack."""
+    max_iter, _ = whole_number_for("max-iter", options.max_iter, attack, TABLE_ATTACKS)
+    return Search(
+        attack,
+        Criterion(options.criterion, options.target_fooling_rate),
+        options.trials,
+        options.seed,
+        max_iter,
+        options.tolerance,
+        options.sampler,
+        precision=options.precision,
+        **({"batch_size": PAPER_BATCH} if options.protocol == "paper" else {}),
+    )
