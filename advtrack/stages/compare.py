@@ -17,8 +17,9 @@ from advtrack.reporting.gallery import gallery
 from advtrack.reporting.records import VictimRecord
 from advtrack.reporting.report import html_report
 from advtrack.reporting.victim_tables import VICTIM_COLUMNS, by_name, victim_cells
+from advtrack.stages.filling import filling_command
 from advtrack.stages.pictures import pictures, shown_examples, sounds
-from advtrack.stages.plan import Step, filling_command, steps
+from advtrack.stages.plan import Step, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import registry, runs
 

@@ -107,15 +107,30 @@ class Made:
     folder: Path
 
 
-def stores(dataset: str, representation: str) -> list[Made]:
-    """The stores that are there, newest first; of equal ones the newest."""
+def stores(dataset: str, representation: str, like: str = "") -> list[Made]:
+    """The stores that are there, newest first; of equal ones the newest.
+
+    With the digest of another representation's store, ``like``, those of the same clips come first, and of these those
+    of images of the same kind.
+    """
+    tags = {"stage": "features", "dataset": dataset}
+    found = runs.find(tags, status="FINISHED")
+    if other := next((run for run in found if like and runs.tag(run, "store_digest") == like), None):
+        found = sorted(found, key=lambda run: _likeness(run, other), reverse=True)  # stable, even so
     newest: dict[str, Made] = {}
-    tags = {"stage": "features", "dataset": dataset, "representation": representation}
-    for one in runs.find(tags, status="FINISHED"):
+    for one in found:
         made = Made(one.info.run_id, runs.tag(one, "store_digest") or "", Path(runs.tag(one, "store") or ""))
-        if (made.folder / MANIFEST).exists():
+        if runs.tag(one, "representation") == representation and (made.folder / MANIFEST).exists():
             newest.setdefault(made.digest, made)
     return list(newest.values())
+
+
+def _likeness(run: runs.Run, other: runs.Run) -> tuple[bool, int]:
+    """Whether two runs read the same clips, and how many options of the images they share."""
+    options = ("height", "width", "augment", "top_db", "reference_db")
+    theirs, others = runs.params(run), runs.params(other)
+    same_clips = runs.tag(run, "data_digest") == runs.tag(other, "data_digest")
+    return same_clips, sum(theirs.get(name) == others.get(name) for name in options)
 
 
 def find_store(
@@ -166,11 +181,12 @@ def features_command(dataset: str, representation: str, store_digest: str = "") 
     if not like:
         return command + ("" if dataset == "synthetic" else " --data-dir FOLDER")
     defaults = {"data_dir": "", "height": "224", "width": "224", "augment": "False", "top_db": "80.0", "seed": "0"}
+    given = runs.params(like[0])
     for name, default in {**defaults, "skip_bad": "False", "work_dir": "work"}.items():
-        value = like[0].data.params.get(name, default)
+        value = given.get(name, default)
         if value != default:
             command += f" --{name.replace('_', '-')} {shlex.quote(value)}"
-    reference = like[0].data.params.get("reference_db", "None")
+    reference = given.get("reference_db", "None")
     return command + ("" if reference == "None" else f" --reference {reference}")
 
 

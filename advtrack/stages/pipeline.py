@@ -106,7 +106,9 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
                 done.append(attack.run(Attacking(victim=victim, **searching, **everywhere)))
         run_id, report = compare.run(
             compare.Comparison(
-                values["dataset"], values["representations"], values["models"], options.work_dir, options.force
+                **_chosen(values, "dataset", "representations", "models"),
+                work_dir=options.work_dir,
+                force=options.force,
             )
         )
         for data in sorted({data for one in done for data in runs.inputs(one)}):

@@ -7,17 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
-from advtrack.attacks import ATTACKS, TABLE_ATTACKS
+from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data.splits import PAPER_FOLDS
 from advtrack.reporting.cells import Table
-from advtrack.reporting.records import AttackRecord, Training, VictimRecord
-from advtrack.reporting.tables import FillingCommand
-from advtrack.search.space import longest_run
-from advtrack.stages.train import DEFAULTS, default_lr
-from advtrack.stages.victims import training_command
+from advtrack.stages.train import DEFAULTS
 from advtrack.tracking import registry, runs
 
 
@@ -74,56 +69,11 @@ def as_text(plan: Sequence[Step]) -> str:
     return "\n".join([*lines, "", f"{len(plan)} commands: {total}."])
 
 
-def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
-    """Name the command that fills a cell, with the options that make its result comparable to what is there."""
-    plain = {record.cell: record for record in records if record.training == "plain"}
-
-    @cache  # several tables ask for the same, and finding stores takes a while
-    def command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:
-        cell = f"--dataset {dataset} --representation {representation} --model {model}"
-        # What belongs together has the seed of the others, and its attacks their options.
-        others = [plain[cell] for cell in sorted(plain) if cell[0] == dataset]
-        beside = plain.get((dataset, representation, model)) if training == "adversarial" else None
-        if not attacks:
-            if beside:
-                own_lr = str(default_lr(model, beside.settings["weights"]))
-                options = _differing({**DEFAULTS, "lr": own_lr}, beside.settings)
-            else:
-                options = _differing({"seed": DEFAULTS["seed"]}, others[0].settings) if others else ""
-            return training_command(dataset, representation, model, training, options)
-        alias = registry.STANDARD if training == "plain" else registry.ROBUST
-        like = next((one.attacks for one in [beside, *others] if one and one.attacks.keys() & set(attacks)), {})
-        options = _search_options([like[attack] for attack in attacks if attack in like]) if like else ""
-        return f"advtrack attack {cell} --victim {alias} --attack {attacks[0] if len(attacks) == 1 else 'all'}{options}"
-
-    return command
-
-
-def _search_options(records: Sequence[AttackRecord]) -> str:
-    """The options of these searches that are not the defaults of the attack stage."""
-    options = _differing(
-        {"seed": 0, "target_fooling_rate": 0.9, "criterion": "fooling_rate", "protocol": "test"},
-        vars(records[0]),
-    )
-    limits = [(r.attack, r.sample_limit) for r in records if r.sample_limit != (ATTACKS[r.attack].sample_limit or 0)]
-    caps = [(r.attack, r.longest) for r in records if r.longest != longest_run(ATTACKS[r.attack])]
-    for option, values in (("samples", limits), ("max-iter", caps)):
-        if values:
-            options += f" --{option} " + ",".join(f"{attack}={value}" for attack, value in values)
-    return options
-
-
-def _differing(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """Options whose values are not the defaults, as they are written on a command line."""
-    named = ((name.replace("_", "-"), values[name]) for name, default in defaults.items() if values[name] != default)
-    return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in named)
-
-
 def _turn(command: str) -> int:
     """When a command can be given: after those that it needs."""
     stage, options = _parsed(command)
     if stage == "attack":
-        return 3 if options["victim"] == registry.STANDARD else 4
+        return 3 if _training(stage, options) == "plain" else 4
     return ("features", "train", "adv-train").index(stage)
 
 
@@ -133,19 +83,28 @@ def _parsed(command: str) -> tuple[str, dict[str, str]]:
     return stage, {name.removeprefix("--"): value for name, value in zip(rest[::2], rest[1::2], strict=True)}
 
 
+def _training(stage: str, options: Mapping[str, str]) -> str:
+    """How the victim of a command is or was trained."""
+    if stage != "attack":
+        return "adversarial" if stage == "adv-train" else "plain"
+    if options["victim"].isdigit():
+        cell = (options[part] for part in ("dataset", "representation", "model"))
+        found = registry.version(registry.model_name(*cell), options["victim"])
+        return found.tags["training"] if found else "plain"
+    return "adversarial" if options["victim"] == registry.ROBUST else "plain"
+
+
 def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float | None, str]:
     """How long a command takes by the median of the runs most like it, and which these are."""
     stage, options = _parsed(command)
-    training = "adversarial" if stage == "adv-train" or options.get("victim") == registry.ROBUST else "plain"
+    tags = {"training": _training(stage, options)}
     levels: tuple[tuple[str, ...], ...] = (("dataset", "representation", "model"), ("model",))
     if stage == "features":
         kind, units, tags, levels = "features", 1, {}, (("dataset", "representation"), ("dataset",))
     elif stage == "attack":
-        kind, tags = "attack", {"training": training}
-        units = len(TABLE_ATTACKS) if options["attack"] == "all" else 1
+        kind, units = "attack", len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
-        kind, tags = "fold", {"training": training}
-        units = PAPER_FOLDS * int(options.get("epochs", DEFAULTS["epochs"]))
+        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", DEFAULTS["epochs"]))
     for names in levels:
         wanted = tags | {name: options[name] for name in names}
         alike = [run for run in history[kind] if all(runs.tag(run, name) == value for name, value in wanted.items())]
@@ -153,6 +112,18 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
             noun = "run" if len(pace) == 1 else "runs"
             return statistics.median(pace) * units, f"by {len(pace)} {kind} {noun} of {', '.join(wanted.values())}"
     return None, f"no {kind} run like it was made"
+
+
+def _folds(options: Mapping[str, str], history: Sequence[Any]) -> int:
+    """How many folds a training has, over all repeats; of a publisher's as many as runs have shown."""
+    given, number = options.get("folds", "all"), PAPER_FOLDS
+    if given != "all":
+        number = int(given) if given.isdigit() else len(given.split(","))
+    elif options.get("protocol", DEFAULTS["protocol"]) == "official":
+        wanted = {"dataset": options["dataset"], "protocol": "official"}
+        alike = [run for run in history if all(runs.tag(run, name) == value for name, value in wanted.items())]
+        number = len({runs.tag(run, "fold") for run in alike}) or PAPER_FOLDS
+    return number * int(options.get("repeats", 1))
 
 
 def _units(kind: str, run: Any) -> int:

@@ -43,16 +43,9 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
         in another protocol, too.
     """
     found = find_victim(dataset, representation, model, victim)
-    if victim.isdigit():
-        return found
-    kinds = {(found.tags["store_digest"], _protocol(found)): found}
-    for one in registry.versions(found.name):  # newest first
-        if one.tags["training"] == found.tags["training"]:
-            kinds.setdefault((one.tags["store_digest"], _protocol(one)), one)
-    if len(kinds) > 1:
+    if not victim.isdigit() and (kinds := in_doubt(found)):
         listed = ", ".join(
-            f"{one.version} ({one.tags['height']} x {one.tags['width']}, {_protocol(one)} protocol)"
-            for one in kinds.values()
+            f"{one.version} ({one.tags['height']} x {one.tags['width']}, {_protocol(one)} protocol)" for one in kinds
         )
         raise InputError(
             f"--victim {victim}: {found.name} has victims on several sets of spectrograms or protocols; "
@@ -61,13 +54,34 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
     return found
 
 
-def training_command(dataset: str, representation: str, model: str, training: Training, options: str = "") -> str:
-    """The command that trains a victim, with what has to go before it."""
+def in_doubt(found: registry.Registered) -> list[registry.Registered]:
+    """The victims that an alias may mean as well as the one that it points at, that one first; none without doubt."""
+    kinds = {(found.tags["store_digest"], _protocol(found)): found}
+    for one in registry.versions(found.name):  # newest first
+        if one.tags["training"] == found.tags["training"]:
+            kinds.setdefault((one.tags["store_digest"], _protocol(one)), one)
+    return list(kinds.values()) if len(kinds) > 1 else []
+
+
+def training_command(
+    dataset: str, representation: str, model: str, training: Training, options: str = "", like: str = ""
+) -> str:
+    """The command that trains a victim, with what has to go before it.
+
+    Parameters
+    ----------
+    dataset, representation, model, training : str
+        The victim.
+    options : str
+        Further options, as they are written behind the command.
+    like : str
+        Digest of the store of a victim that this one is to be compared with; empty without one.
+    """
     cell = f"--dataset {dataset} --representation {representation} --model {model}{options}"
     train = f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}"
-    found = stores(dataset, representation)
+    found = stores(dataset, representation, like)
     if not found:
-        return f"{features_command(dataset, representation)} && {train}"
+        return f"{features_command(dataset, representation, like)} && {train}"
     if len(found) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
         return train
     return f"{train} --features-run {found[0].run_id}"
