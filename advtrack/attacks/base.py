@@ -218,8 +218,10 @@ class Attack(EvasionAttack):
 def _class_numbers(y: np.ndarray, classes: int) -> np.ndarray:
     """Labels, int64 [N], from labels [N] or [N, 1], or from one-hot rows or scores [N, classes]."""
     if y.ndim == 2 and y.shape[1] > 1:
-        if y.shape[1] != classes or np.isnan(y).any():
-            raise ValueError(f"y must be class numbers, or rows with a score for each of {classes} classes")
+        if y.shape[1] != classes or ((y == y.max(1, keepdims=True)).sum(1) != 1).any():
+            raise ValueError(
+                f"y must be class numbers, or rows with a score for each of {classes} classes, one of them the highest"
+            )
         return y.argmax(1)
     numbers = y[:, 0] if y.ndim == 2 else y
     if numbers.size and not (np.issubdtype(numbers.dtype, np.number) and np.array_equal(numbers, numbers.astype(int))):

@@ -150,7 +150,7 @@ def _in_bfloat16(
     if not len(x):  # which not every victim can take
         return outcome
     with frozen(network), torch.no_grad():
-        logits = network(outcome.x_adv)
+        logits = network(outcome.x_adv.clone())  # which it may change
     # An attack may have promised more than to cross the boundary.
     missing = margin(logits, y, targeted) + params.get("confidence", 0.0)
     left = ~(outcome.success & is_adversarial(logits, y, targeted) & (missing <= 0))

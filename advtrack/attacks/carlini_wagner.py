@@ -299,7 +299,7 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         gradient = rounded(slope(lead[wanted], x, again=True))
-        distances[:, k] = (rounded(lead) + confidence) / _length(gradient)
+        distances[:, k] = rounded((rounded(lead) + confidence) / _length(gradient))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

@@ -8,6 +8,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 def whole_number(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
     """Refuse anything but a whole number between two bounds, both allowed."""
@@ -17,13 +19,11 @@ def whole_number(name: str, value: object, least: int = 1, most: float = math.in
 
 
 def number(name: str, value: object, low: float, high: float = math.inf, *, without_low: bool = False) -> None:
-    """Refuse anything but a finite number between two bounds, both allowed, the lower one unless told otherwise."""
+    """Refuse anything but a number of float32 between two bounds, both allowed, the lower one unless told otherwise."""
     found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not (low <= found <= high and math.isfinite(found)) or (without_low and found == low):
-        end = ")" if math.isinf(high) else "]"
-        raise ValueError(
-            f"{name} must be a number in {'(' if without_low else '['}{low:g}, {high:g}{end}, not {value!r}"
-        )
+    if not (low <= found <= min(high, _LARGEST)) or (without_low and found == low):
+        interval = f"{'(' if without_low else '['}{low:g}, {min(high, _LARGEST):g}]"
+        raise ValueError(f"{name} must be a number in {interval}, not {value!r}")
 
 
 def flag(name: str, value: object) -> None:

@@ -53,8 +53,9 @@ def deepfool(
     norm : {'linf', 'l2'}
         Norm of the distance to a boundary. The paper uses l-inf.
     overshoot : float
-        Share, at least 0, by which the perturbation is lengthened to come out beyond the boundary. With 0, examples lie
-        so close to it that rounding may take them back.
+        Share, at least 0, by which the perturbation is lengthened on the way, to come out beyond the boundary. The
+        example returned is brought back to a fiftieth of it. With 0, examples lie so close to the boundary that
+        rounding may take them back.
     max_iter : int
         Number of iterations, at least 1.
     candidates : int
@@ -221,14 +222,14 @@ def _step_to_boundary(
         unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
         f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit
         in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
-        distance = f / in_reach
+        distance = rounded(f / in_reach)  # of two boundaries equally near the first counts
         steepness = w.norm(p=order, dim=1, keepdim=True)
         # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
         # of it is blocked, they would not arrive.
         length = in_reach.where(in_reach < _MOSTLY_BLOCKED * steepness, steepness)
         stride = f.maximum(shortest * length) / length**order
         # No slope at all tells nothing of the next one.
-        known = (unit * steepness).where(steepness > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
+        known = rounded(unit * steepness).where(steepness > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
         slopes = slopes.scatter(1, rival, known)
         closer = looked_at & (distance < nearest)
         nearest = torch.where(closer, distance, nearest)

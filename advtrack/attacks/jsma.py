@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Range, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, slope
+from advtrack.attacks.victim import frozen, is_adversarial, slope, steady
 
 SPACE: Space = {
     "theta": Choices((1.0, -1.0), "ours: the paper's range of the scaling factor is lost"),
@@ -97,11 +97,11 @@ def jsma(
             backwards[active] += 2
             active, changed, x_k = active[going], changed[going], x_k.detach()[going].flatten(1)
 
-            # Eq. 2 over the features that can still move.
-            movable = x_k < 1 if direction > 0 else x_k > 0
+            # Eq. 2 over the features that can still move; theta may be too small for that in the numbers of x.
+            movable = (x_k + theta).clamp(0, 1) != x_k
             salient = (alpha > 0) & (beta < 0) & movable
             saliency = _near_one(alpha.where(salient, 0)) * _near_one(beta.where(salient, 0)).abs()
-            value, feature = saliency.topk(min(features_per_step, features), dim=1)
+            value, feature = steady(saliency, saliency).topk(min(features_per_step, features), dim=1)
 
             # The most salient features first, until gamma allows no further new one.
             new = ~changed.gather(1, feature)

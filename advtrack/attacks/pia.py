@@ -6,6 +6,7 @@ class and draws it towards the legitimate one, in an ever smaller l-inf box, wit
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -63,8 +64,8 @@ def pia(
     start : Tensor, shape (N, C, H, W)
         An input of the target class for each sample. One whose target is not among the ``top_k`` fails at once.
     eps : float
-        Stop when an example lies within this l-inf distance; 0 for as near as it gets. An example that lies farther
-        away in the end is one all the same: ``linf`` tells.
+        l-inf distance within which an example is a success, and ends the search; 0 for as near as it gets, where any
+        distance is one.
     sigma : float, optional
         Standard deviation of the draws. By default a line search takes, for each sample, the one of 0.001, 0.003 and
         0.01 whose gradient raises the target's score most in one step.
@@ -87,9 +88,10 @@ def pia(
     Returns
     -------
     AttackOutcome
-        The nearest example, in l-inf, that the victim takes for the target. ``first_success`` is 0 if the start (or x
-        itself) is one. ``forwards`` are the queries: about 20, the line search's 3 (``samples_per_draw`` + 1), and
-        ``samples_per_draw`` and one or a few per iteration. ``backwards`` are 0.
+        The nearest example, in l-inf, that the victim takes for the target, also where ``eps`` makes it no success.
+        ``first_success`` is 0 if the start (or x itself) leads to one without a gradient. ``forwards`` are the queries:
+        about 20, the line search's 3 (``samples_per_draw`` + 1), and ``samples_per_draw`` and one or a few per
+        iteration. ``backwards`` are 0.
     """
     _check(
         eps=eps, sigma=sigma, learning_rate=learning_rate, samples_per_draw=samples_per_draw, top_k=top_k,
@@ -116,7 +118,6 @@ def pia(
         done = scores(x, every)[2]
         x_adv[done] = x[done]
         _, shown, leads = scores(x_adv, every)
-        first_success = torch.where(leads, 0, -1)
         active = every[shown & ~done]
 
         # The box shrinks without gradients as long as the projection of the start is still an example.
@@ -128,7 +129,8 @@ def pia(
             holds = scores(projected, led)[2]
             x_adv[led[holds]] = projected[holds]
             box[led], low[led] = middle.where(holds, box[led]), low[led].where(holds, middle)
-        nearest, best = x_adv.clone(), box.where(leads, torch.inf)
+        nearest, best, enough = x_adv.clone(), box.where(leads, torch.inf), eps or math.inf
+        first_success = torch.where(leads & (best <= enough), 0, -1)
 
         spread = torch.full_like(box, sigma or 0.0)
         if sigma is None:
@@ -178,7 +180,8 @@ def pia(
                 found = seeking[nearer]
                 stale[found[distance[nearer] < 0.99 * best[found]]] = 0
                 nearest[found], best[found] = proposal[nearer], distance[nearer]
-                first_success[found] = torch.where(first_success[found] < 0, iteration, first_success[found])
+                first = found[(first_success[found] < 0) & (best[found] <= enough)]
+                first_success[first] = iteration
 
                 seeking = seeking[~shown]
                 tries[seeking] += 1
@@ -195,11 +198,10 @@ def pia(
             x_adv[tired], box[tired], leads[tired] = nearest[tired], best[tired], True
             rate[tired] /= 2
 
-    success = first_success >= 0
     return AttackOutcome.of(
         x,
-        nearest.where(per_sample(success, x), x_adv),
-        success=success,
+        nearest.where(per_sample(best.isfinite(), x), x_adv),
+        success=first_success >= 0,
         first_success=first_success,
         forwards=scores.queries,
         backwards=torch.zeros_like(scores.queries),

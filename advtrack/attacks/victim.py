@@ -63,7 +63,7 @@ def boundary_distance(network: nn.Module, x: Tensor, y: Tensor, targeted: bool) 
 
 def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """The classes other than ``y`` with the largest logits, shape (N, min(count, classes - 1)), the largest first."""
-    others = logits.detach().scatter(1, y[:, None], -torch.inf)
+    others = steady(logits, logits).scatter(1, y[:, None], -torch.inf)
     return others.argsort(dim=1, descending=True, stable=True)[:, : min(count, logits.shape[1] - 1)]
 
 
@@ -77,9 +77,9 @@ def rounded(values: Tensor) -> Tensor:
 
 
 def steady(differences: Tensor, logits: Tensor) -> Tensor:
-    """Differences of logits, shape (N, ...), without gradient history; in float64 in steps of 2^-36 of the largest one.
+    """Differences, shape (N, ...), without gradient history; in float64 in steps of 2^-36 of the largest of ``logits``.
 
-    What lies below depends on the size of the batch.
+    What lies below depends on the size of the batch, and with it which of two equal ones would be the larger.
     """
     differences = differences.detach()
     if differences.dtype != torch.float64:

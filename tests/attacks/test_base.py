@@ -117,6 +117,7 @@ def test_jsma_makes_no_more_than_the_papers_iterations(art_classifier, linear_vi
         (np.zeros((2, 1, 4, 4)), np.array([0.5, 1]), "y must be class numbers"),
         (np.zeros((2, 1, 4, 4)), np.eye(3)[:2], "a score for each of 4 classes"),
         (np.zeros((2, 1, 4, 4)), np.full((2, 4), math.nan), "a score for each of 4 classes"),
+        (np.zeros((2, 1, 4, 4)), np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), "one of them the highest"),
     ],
 )
 def test_bad_inputs_are_refused(art_classifier, linear_victim, x, y, message):
@@ -503,6 +504,34 @@ def test_what_moves_the_logits_only_by_rounding_stays(name, params, linear_victi
     for batch_size in (1, 3):
         split = in_batches(ATTACKS[name].native, network, x, y, batch_size, **params)
         assert torch.equal(split.x_adv, whole.x_adv) and torch.equal(split.first_success, whole.first_success)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("deepfool", {"norm": "l2"}),
+        ("deepfool", {"norm": "linf"}),
+        ("carlini_wagner", {"targeted": False, "max_iter": 20}),
+    ],
+)
+@pytest.mark.parametrize("features", [13, 16, 49])
+def test_of_two_boundaries_equally_near_every_batch_takes_the_same(name, params, features):
+    """Two classes are mirror images of each other, and so is each input its own: rounding alone tells them apart."""
+    params = {"targeted": False, **params}
+    x = torch.linspace(0.48, 0.52, 11, dtype=torch.float64).view(-1, 1, 1, 1).expand(11, 1, 1, features).contiguous()
+    for seed in range(4):
+        draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        own, other = draw(features), draw(features)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(features, 3, dtype=torch.float64))
+        with torch.no_grad():
+            network[1].weight.copy_(torch.stack([own + own.flip(0), other, other.flip(0)]))
+            network[1].bias.copy_(torch.tensor([0.7 + (other - 2 * own).sum() / 2, 0, 0]))
+        y = network(x).argmax(1)
+        whole = ATTACKS[name].native(network, x, y, **params)
+        assert (y == 0).all() and whole.success.any()
+        for batch_size in (1, 3):
+            split = in_batches(ATTACKS[name].native, network, x, y, batch_size, **params)
+            assert torch.equal(split.x_adv, whole.x_adv)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e20, 1e30])

@@ -12,6 +12,7 @@ from torch import nn
 
 from advtrack.attacks.batches import in_batches
 from advtrack.attacks.bim import BIMa, BIMb, bim_a, bim_b
+from advtrack.attacks.victim import margin
 
 BOTH = pytest.mark.parametrize("bim", [bim_a, bim_b])
 
@@ -73,6 +74,26 @@ def test_b_equals_art(mlp_victim, clips, predict, other_labels, art_classifier, 
     ours = BIMb(classifier, **params).generate(x.numpy(), labels)
     art = BasicIterativeMethod(classifier, verbose=False, **params).generate(x.numpy(), np.eye(4)[labels])
     np.testing.assert_allclose(ours, art, atol=1e-6)
+
+
+def test_a_saturated_victim_stops_art_and_not_ours(linear_victim, clips, predict, art_classifier):
+    """ART differentiates the cross-entropy in float32: where softmax is 1 to the last bit, it has no gradient left."""
+    network, x = linear_victim(dtype=torch.float32), clips(20, dtype=torch.float32)
+    with torch.no_grad():
+        network[1].weight.mul_(300)
+        network[1].bias.mul_(300)
+    y = predict(network, x)
+    params = {"eps": 0.1, "eps_step": 0.0125, "max_iter": 20, "targeted": False}
+    art = BasicIterativeMethod(art_classifier(network), verbose=False, **params).generate(x.numpy(), np.eye(4)[y])
+    ours = torch.from_numpy(BIMb(art_classifier(network), **params).generate(x.numpy(), y.numpy()))
+    stuck = torch.from_numpy(art == x.numpy()).flatten(1).all(1)
+    assert stuck.any()
+
+    def margins(inputs):
+        return margin(network(inputs), y, targeted=False)
+
+    assert (margins(ours) < margins(x)).all()
+    assert (predict(network, ours)[stuck] != y[stuck]).any()
 
 
 @pytest.mark.parametrize("targeted", [True, False])

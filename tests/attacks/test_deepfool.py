@@ -53,6 +53,19 @@ def test_linear_victim_falls_to_the_minimal_perturbation(linear_victim, clips, p
 
 
 @NORMS
+@pytest.mark.parametrize("overshoot", [0.1, 0.5])
+def test_examples_lie_a_fiftieth_of_the_overshoot_beyond_the_boundary(linear_victim, clips, predict, norm, overshoot):
+    network = linear_victim(classes=2, shape=(1, 8, 8))
+    x = clips(20, shape=(1, 8, 8), margin=0.35)
+    y = predict(network, x)
+    best = minimal(network, x, y, norm)
+    found = getattr(deepfool(network, x, y, norm=norm, overshoot=overshoot), norm)
+    free = best < (0.2 if norm == "linf" else 0.4)
+    assert free.sum() > 10
+    torch.testing.assert_close(found[free], (1 + overshoot / 50) * best[free], rtol=2e-3, atol=0)
+
+
+@NORMS
 def test_with_features_at_the_ends_of_the_box_it_is_still_minimal(linear_victim, clips, predict, norm):
     # Within a box the nearest point of a hyperplane is clamp(x + t d), d the free direction: find t by bisection.
     network = linear_victim(classes=2, shape=(1, 8, 8), seed=3)

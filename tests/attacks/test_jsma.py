@@ -262,3 +262,27 @@ def test_as_an_art_attack(mlp_victim, clips, predict, other_labels, art_classifi
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             JSMA(classifier, **bad)
+
+
+def test_equal_saliencies_are_ranked_alike_in_every_batch():
+    """The second half of the features mirrors the first: of each pair, rounding alone would tell the larger."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 4)).double()
+        with torch.no_grad():
+            network[1].weight.mul_(6)
+            network[1].weight[:, 8:] = network[1].weight[:, :8].flip(1)
+            network[3].weight.mul_(3)
+        x = torch.rand(23, 1, 1, 16, dtype=torch.float64)
+        y = (network(x).argmax(1) + 1) % 4
+        whole = jsma(network, x, y, max_iter=3)
+        for i in range(len(x)):
+            alone = jsma(network, x[i : i + 1], y[i : i + 1], max_iter=3)
+            assert torch.equal(alone.x_adv[0], whole.x_adv[i]) and alone.first_success[0] == whole.first_success[i]
+
+
+def test_a_theta_too_small_to_move_a_feature_ends_the_search(linear_victim, clips, predict, other_labels):
+    network = linear_victim(dtype=torch.float32)
+    x = clips(5, margin=0.3, dtype=torch.float32)  # 1e-9 is nothing to such numbers
+    outcome = jsma(network, x, other_labels(predict(network, x)), theta=1e-9)
+    assert torch.equal(outcome.x_adv, x) and (outcome.forwards == 1).all() and not outcome.success.any()

@@ -184,15 +184,26 @@ def test_eps_is_where_it_stops(attacked):
     assert outcome.forwards.sum() < free.forwards.sum()
 
 
+def test_an_example_outside_of_eps_is_shown_and_is_no_success(attacked, predict):
+    network, x, t, start = attacked
+    nearest = pia(network, x, t, start=start, max_iter=4)
+    eps = nearest.linf.median().item()
+    outcome = pia(network, x, t, start=start, eps=eps, max_iter=4)
+    assert 0 < outcome.success.sum() < len(x)
+    assert torch.equal(outcome.success, outcome.linf <= eps)
+    assert torch.equal(outcome.first_success >= 0, outcome.success)
+    assert (predict(network, outcome.x_adv) == t).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_stops_within_eps_and_asks_no_more(linear_victim, clips, predict, dtype):
     network, x = linear_victim(classes=2, dtype=dtype), clips(40, dtype=dtype)
     start = clips(40, dtype=dtype, seed=9)
     t = predict(network, start)
     outcome = pia(network, x, t, start=start, eps=0.3, max_iter=60, samples_per_draw=10)
-    reached = outcome.success & (outcome.linf <= 0.301)
+    reached = outcome.success
     assert reached.sum() >= 20
-    assert (outcome.linf[reached] <= 0.3).all()
+    assert (outcome.linf[reached] <= 0.3).all() and (outcome.linf[~reached] > 0.3).all()
     assert (outcome.forwards[reached].max() < outcome.forwards[~reached].min()) or reached.all()
 
 
