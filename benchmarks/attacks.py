@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import peers
 import torch
 from torch import Tensor, nn
@@ -65,8 +67,8 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     units: list[float] = field(default_factory=list)
     passes: peers.Passes = field(default_factory=peers.Passes)
-    success: float = 0.0
-    distance: float = float("nan")
+    #: Of each clip's example in the case's norm; infinite where there is none.
+    distances: np.ndarray = field(default_factory=lambda: np.array([]))
     ended: bool = True
 
 
@@ -113,8 +115,8 @@ def forward_backward(network: nn.Module, x: Tensor) -> None:
     torch.autograd.grad(network(given).logsumexp(1).sum(), given)
 
 
-def judge(network: nn.Module, samples: Samples, x_adv: Tensor, case: Case) -> tuple[float, float]:
-    """Success rate, and the successes' median distance in the case's norm."""
+def judge(network: nn.Module, samples: Samples, x_adv: Tensor, case: Case) -> np.ndarray:
+    """Distance of each clip's example in the case's norm; infinite where there is none."""
     with torch.no_grad():
         labels = samples.target if case.targeted else samples.y
         success = is_adversarial(network(x_adv), labels, case.targeted)
@@ -122,8 +124,7 @@ def judge(network: nn.Module, samples: Samples, x_adv: Tensor, case: Case) -> tu
     success &= ((x_adv >= -1e-6) & (x_adv <= 1 + 1e-6)).flatten(1).all(1)
     if case.eps is not None:
         success &= norms["linf"] <= case.eps + 1e-6
-    distance = norms[case.norm][success]
-    return float(success.double().mean()), float(distance.median()) if len(distance) else float("nan")
+    return norms[case.norm].double().where(success, torch.inf).cpu().numpy()
 
 
 def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limit: float) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limi
                 continue
             if repeat == 0:
                 one.passes = passes
-                one.success, one.distance = judge(network, samples, x_adv, case)
+                one.distances = judge(network, samples, x_adv, case)
             else:
                 one.seconds.append(seconds)
                 pass_seconds.append(forward_seconds)
@@ -193,10 +194,12 @@ def _row(one: Measured, samples: int, unit: float, single: float, limit: float) 
     seconds = median(one.seconds) if one.ended else limit
     forwards, backwards = one.passes.forwards / samples, one.passes.backwards / samples
     passes = forwards * single + backwards * (unit - single)
+    reached = one.distances[np.isfinite(one.distances)]
     return {
         "ended": one.ended,
-        "success": one.success,
-        "distance": one.distance,
+        "success": len(reached) / samples,
+        "distance": median(reached) if len(reached) else None,
+        "distances": one.distances.tolist(),
         "forwards": forwards,
         "backwards": backwards,
         "overhead": seconds / passes if one.ended and passes else None,
@@ -206,8 +209,13 @@ def _row(one: Measured, samples: int, unit: float, single: float, limit: float) 
 
 
 def _as_near(row: dict[str, Any], ours: dict[str, Any], case: Case) -> bool:
-    """Whether a peer's examples lie no farther away (1% is rounding); where eps is given, that is the bound."""
-    return case.eps is not None or row["distance"] <= 1.01 * ours["distance"]
+    """Whether a peer's examples of the clips that we fool lie no farther away (1% is rounding), on the median.
+
+    Where eps is given, that is the bound.
+    """
+    fooled = np.isfinite(ours["distances"])
+    theirs = np.median(np.array(row["distances"])[fooled]) if fooled.any() else np.inf
+    return case.eps is not None or bool(theirs <= 1.01 * (ours["distance"] or 0))
 
 
 def eps_for(network: nn.Module, samples: Samples, rate: float, iterations: int) -> float:
@@ -260,7 +268,7 @@ def show(title: str, found: dict[str, Any]) -> None:
         bound = "" if row["ended"] else "<"
         ratios = [f"{bound}{one['to_each'][name]:.2f}" for one in found["compared"].values() if name in one["to_each"]]
         print(
-            f"  {name:26} {row['success']:8.0%} {row['distance']:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
+            f"  {name:26} {row['success']:8.0%} {row['distance'] or math.nan:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
             f"{overhead:>9} {' ' if row['ended'] else '>'}{row['units']:7.1f}  "
             f"{' '.join(ratios)}"
         )
