@@ -1,12 +1,14 @@
-"""Which process something belongs to, whether that process still lives, and how this one takes its end."""
+"""Which process something belongs to, whether that process still lives and shows it, and how this one takes its end."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,16 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+
+from advtrack.errors import reason
+
+logger = logging.getLogger("advtrack")
+
+# Seconds between two signs of life, and without one after which what a process of another machine or container holds
+# counts as abandoned. Of a process that is seen from here it is known whether it lives.
+_HEARTBEAT, _ABANDONED = 15.0, 120.0
+# Seconds after which what does not even say whose it is counts as abandoned.
+_NAMELESS = 20.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,56 @@ def _numbering() -> tuple[str, str]:
     """Identities of this machine's start and of the PID namespace, as Linux gives them."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return boot.read_text().strip() if boot.exists() else "", str(namespace.readlink()) if namespace.exists() else ""
+
+
+@contextmanager
+def beating(beat: Callable[[], object], name: str) -> Iterator[None]:
+    """Give a sign of life for what is named, every few seconds; where one does not get through, the next may."""
+    over = threading.Event()
+
+    def beat_on() -> None:
+        while not over.wait(_HEARTBEAT):
+            try:
+                beat()
+            except Exception as error:  # each storage raises its own
+                logger.warning("%s: no sign of life got through (%s)", name, reason(error))
+
+    thread = threading.Thread(target=beat_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class Watch:
+    """Tells what is abandoned of all that processes hold, here and elsewhere, as long as it is asked."""
+
+    def __init__(self) -> None:
+        # The last sign of life of each, and when that one, or that there is none yet, was first seen: by this process's
+        # clock, since those of other machines may be wrong.
+        self._seen: dict[Hashable, tuple[object, float]] = {}
+
+    def abandoned(self, held: Hashable, process: Process | None, beat: object) -> bool:
+        """Whether nobody holds something any more.
+
+        Parameters
+        ----------
+        held : hashable
+            What it is.
+        process : Process or None
+            Who holds it, as far as that is known. One that is seen from here is asked whether it lives; of any other
+            its signs of life tell.
+        beat : object
+            The last sign of life, None for none yet; each differs from the one before.
+        """
+        if process and process.here():
+            return not process.lives()
+        now = time.monotonic()
+        if held not in self._seen or self._seen[held][0] != beat:
+            self._seen[held] = beat, now
+        return now - self._seen[held][1] > (_NAMELESS if beat is None else _ABANDONED)
 
 
 class Terminated(KeyboardInterrupt):

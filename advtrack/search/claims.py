@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +14,7 @@ from optuna.samplers import PartialFixedSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from advtrack.errors import reason
-from advtrack.processes import Process
+from advtrack.processes import Process, Watch, beating
 
 logger = logging.getLogger("advtrack")
 
@@ -24,16 +22,9 @@ logger = logging.getLogger("advtrack")
 STEP = "step"
 # That all of what tells it from others is set; who runs it; when that process last said that it does.
 _CLAIMED, _PROCESS, _BEAT = "claimed", "process", "alive"
-# Seconds between the signs of life of a running trial, and without one after which a trial of another machine or
-# container counts as abandoned. Of a process that is seen from here it is known whether it lives.
-_HEARTBEAT, _ABANDONED = 15.0, 120.0
-# Seconds after which a trial that does not even say whose it is counts as abandoned.
-_NAMELESS = 20.0
 # Seconds between two looks at what other processes do.
 _POLL = 0.1
-#: By study and number of a trial, its last sign of life, and when this process first saw that one, or that there is
-#: none yet. (Times that another machine writes down are by a clock that may be wrong.)
-_last_seen: dict[tuple[str, int], tuple[float | None, float]] = {}
+_watch = Watch()
 
 
 def take(
@@ -123,28 +114,16 @@ def _failing(study: Study, trial: Trial) -> Iterator[None]:
 @contextmanager
 def working(study: Study, trial: Trial) -> Iterator[None]:
     """Give signs of life for a trial; one that an error ends has failed, one that others have closed is lost."""
-    over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(_HEARTBEAT):
-            try:
-                trial.set_user_attr(_BEAT, time.time())
-            except UpdateFinishedTrialError:
-                return
-            except Exception as error:  # each storage raises its own; it may be back at the next beat
-                logger.warning("trial %d: no sign of life got through (%s)", trial.number, reason(error))
+        with suppress(UpdateFinishedTrialError):  # closed by another process; this one learns that when it is done
+            trial.set_user_attr(_BEAT, time.time())
 
-    beating = threading.Thread(target=beat, daemon=True)
     try:
-        with _failing(study, trial):
-            beating.start()
+        with beating(beat, f"trial {trial.number}"), _failing(study, trial):
             yield
     except UpdateFinishedTrialError:
         logger.warning("trial %d was closed by another process, which took this one for dead", trial.number)
-    finally:
-        over.set()
-        if beating.is_alive():
-            beating.join()
 
 
 def underway(study: Study, step: str) -> list[FrozenTrial]:
@@ -170,10 +149,6 @@ def reap(study: Study) -> None:
 
 
 def _abandoned(study: Study, trial: FrozenTrial) -> bool:
-    attrs = trial.user_attrs
-    if _PROCESS in attrs and (process := Process(**attrs[_PROCESS])).here():
-        return not process.lives()
-    key, beat, now = (study.study_name, trial.number), attrs.get(_BEAT), time.monotonic()
-    if key not in _last_seen or _last_seen[key][0] != beat:
-        _last_seen[key] = beat, now
-    return now - _last_seen[key][1] > (_NAMELESS if beat is None else _ABANDONED)
+    told = trial.user_attrs.get(_PROCESS)
+    process = Process(**told) if told else None
+    return _watch.abandoned((study.study_name, trial.number), process, trial.user_attrs.get(_BEAT))

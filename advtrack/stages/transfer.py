@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -32,10 +31,12 @@ def run(options: Attacking) -> str:
     Raises
     ------
     InputError
-        No such victim, or no budgets where the options look for them.
+        No such victim, no budgets where the options look for them, or budgets of another data set or representation.
     """
     attacked = attacked_by(options)
     budgets = _budgets(options)
+    for record in budgets.values():
+        _refuse_what_does_not_fit(options.budget_from, record, attacked)
     key = {"victim": attacked.victim.checkpoint_id, "seed": options.seed, "samples": options.samples}
     key |= {"protocol": options.protocol, "precision": options.precision}
     key |= {attack: [record.run_id, record.bound] for attack, record in budgets.items()}
@@ -46,7 +47,7 @@ def run(options: Attacking) -> str:
         if not stage.reused:
             stage.dataset(attacked.victim.description.dataset, attacked.store.data_digest, str(attacked.store.path))
             for attack, record in budgets.items():
-                _say_what_differs(attack, record, attacked.tags())
+                _say_what_differs(attack, record, attacked)
                 _strike(attack, record, attacked, stage)
     return stage.run_id
 
@@ -65,15 +66,39 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
             f"--budget-from {origin}: no budget of {', '.join(options.attacks)} there; give an attack run, "
             "or the alias or version of a victim that was attacked"
         )
+    if missing := [attack for attack in options.attacks if attack not in found]:
+        logger.warning("--budget-from %s: no budget of %s there; the others are tried", origin, ", ".join(missing))
     return {attack: found[attack] for attack in TABLE_ATTACKS if attack in found}
 
 
-def _say_what_differs(attack: str, record: AttackRecord, own: Mapping[str, Any]) -> None:
-    """Name a budget that was found on other images, or that missed its target where it was found."""
-    there = runs.get(record.run_id)
-    names = ("dataset", "representation", "store_digest")
-    if other := [f"{name} {runs.tag(there, name)}" for name in names if runs.tag(there, name) != own[name]]:
-        logger.warning("%s: the budget of run %s is one of other images: %s", attack, record.run_id, ", ".join(other))
+def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attacked) -> None:
+    """A bound on other clips, or on images of another kind, says nothing of these.
+
+    Raises
+    ------
+    InputError
+        The budget was found on another data set or representation.
+    """
+    there, here = runs.get(record.run_id), attacked.tags()
+    ((_, digest, _),) = runs.inputs(record.run_id)
+    facts = {"data set": (runs.tag(there, "dataset"), here["dataset"])}
+    facts |= {"representation": (runs.tag(there, "representation"), here["representation"])}
+    facts |= {"data digest": (digest, attacked.store.data_digest[: len(digest)])}
+    for name, (other, own) in facts.items():
+        if other != own:
+            raise InputError(
+                f"--budget-from {origin}: the {name} of run {record.run_id} is {other}, that of the victim {own}; "
+                "a budget means nothing there: give a run on the same, or search without --budget-from"
+            )
+
+
+def _say_what_differs(attack: str, record: AttackRecord, attacked: Attacked) -> None:
+    """Name a budget that was found under other conditions, or that missed its target where it was found."""
+    there, options = runs.get(record.run_id), attacked.options
+    facts = {"image parameters (store digest)": (runs.tag(there, "store_digest"), attacked.store.digest)}
+    facts |= {"protocol": (record.protocol, options.protocol), "seed": (record.seed, options.seed)}
+    if other := [f"{name} {found}, here {own}" for name, (found, own) in facts.items() if found != own]:
+        logger.warning("%s: the budget of run %s is of other %s", attack, record.run_id, "; ".join(other))
     if not record.target_reached:
         logger.warning("%s: the budget of run %s did not reach its target there", attack, record.run_id)
 

@@ -8,10 +8,11 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
-from advtrack.processes import Process
+from advtrack.processes import Process, Watch, beating
 from advtrack.tracking.connection import experiment_id, impatient, store_uri
 
 logger = logging.getLogger("advtrack")
@@ -34,6 +35,10 @@ logger = logging.getLogger("advtrack")
 UI_PORT = 5000
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
+# Tags of a run: its process, field by field, and when that last said that it is at work.
+_PROCESS = {"pid": "pid", "since": "pid_since", "host": "host", "boot": "boot", "namespace": "pid_namespace"}
+_BEAT = "alive"
+_watch = Watch()
 #: The run that is repeated at the moment, if any.
 _RERUN_OF: ContextVar[str] = ContextVar("rerun_of", default="")
 
@@ -101,7 +106,7 @@ class StageRun:
         interrupted = None if fresh else _interrupted({"fold_key": key})
         run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
-        with _closing(StageRun(run_id)) as run, _measured(run_id):
+        with _closing(StageRun(run_id)) as run, _alive(run_id), _measured(run_id):
             run.tags({**tags, "fold_key": key, **_provenance()})
             yield run
 
@@ -151,7 +156,7 @@ def stage_run(
         return
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
-    with _closing(StageRun(run_id)) as run, _measured(run_id):
+    with _closing(StageRun(run_id)) as run, _alive(run_id), _measured(run_id):
         run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_provenance()})
         run.params(params)
         yield run
@@ -351,18 +356,33 @@ def _finite(content: Any) -> Any:
 
 def _provenance() -> dict[str, Any]:
     """Tags that tell whether a run's process lives, and which run it repeats."""
-    process = Process.this()
     repeated = {"rerun_of": rerun_of()} if rerun_of() else {}
-    return {"pid": process.pid, "pid_since": process.since, "host": process.host, **repeated}
+    process = {_PROCESS[name]: value for name, value in asdict(Process.this()).items()}
+    return {**process, _BEAT: time.time(), **repeated}
 
 
 def _reap() -> None:
-    """Close runs of this machine whose process is gone: SIGKILL leaves them RUNNING."""
-    host = socket.gethostname()
-    for run in _all({"host": host}, status="RUNNING"):
-        pid, since = tag(run, "pid"), tag(run, "pid_since")
-        if pid and since and not Process(host, int(pid), float(since)).lives():
+    """Close runs of machines of this name whose process is gone: SIGKILL leaves them RUNNING."""
+    for run in _all({_PROCESS["host"]: socket.gethostname()}, status="RUNNING"):
+        if _watch.abandoned(run.info.run_id, _process_of(run), tag(run, _BEAT)):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
+
+
+def _process_of(run: Run) -> Process:
+    told = {name: tag(run, kept) or "" for name, kept in _PROCESS.items()}
+    return Process(told["host"], int(told["pid"]), float(told["since"]), told["boot"], told["namespace"])
+
+
+@contextmanager
+def _alive(run_id: str) -> Iterator[None]:
+    """Show that the run goes on, and close others that do not."""
+
+    def beat() -> None:
+        StageRun(run_id).tags({_BEAT: time.time()})
+        _reap()
+
+    with beating(beat, f"run {run_id}"):
+        yield
 
 
 @contextmanager

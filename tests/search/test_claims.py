@@ -1,6 +1,6 @@
 """A step of the search is done by one process, and by none in vain."""
 
-import threading
+import queue
 from dataclasses import asdict, replace
 from datetime import datetime
 
@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from advtrack import processes
 from advtrack.processes import Process
 from advtrack.search import claims
 from advtrack.search.claims import take
@@ -104,7 +105,7 @@ def test_a_trial_without_a_name_is_given_time_whatever_its_clock_says(study, mon
     for start in (past, future):
         study.add_trial(FrozenTrial(0, TrialState.RUNNING, None, start, None, {}, {}, {}, {}, {}, 0))
     now = [1000.0]
-    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
     for seconds, state in ((0, TrialState.RUNNING), (19, TrialState.RUNNING), (2, TrialState.FAIL)):
         now[0] += seconds
         claims.reap(study)
@@ -116,7 +117,7 @@ def test_of_a_process_that_is_not_seen_from_here_the_heart_decides_by_this_ones_
     trial = study.ask()
     trial.set_user_attr("process", asdict(replace(Process.this(), pid=2**22 + 1, namespace="pid:[1]")))
     now = [1000.0]
-    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
     for beat in (5.0, 20.0, 35.0):
         trial.set_user_attr("alive", beat)
         for seconds in (0, 119):
@@ -128,18 +129,16 @@ def test_of_a_process_that_is_not_seen_from_here_the_heart_decides_by_this_ones_
     assert study.trials[0].state == TrialState.FAIL
 
 
-def test_a_storage_that_fails_at_one_sign_of_life_gets_the_next(study, monkeypatch, caplog):
-    monkeypatch.setattr(claims, "_HEARTBEAT", 0.01)
-    trial, beaten, told = take(study, "probe", suggest), threading.Event(), []
-
-    def unsteady(name, value):
-        told.append(value)
-        if len(told) == 1:
-            raise OSError("the database is away")
-        beaten.set()
-
-    monkeypatch.setattr(trial, "set_user_attr", unsteady)
+def test_a_trial_in_the_works_gives_signs_of_life_until_others_have_closed_it(study, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "_HEARTBEAT", 0.01)
+    trial, told = take(study, "probe", suggest), queue.SimpleQueue()
+    set_attr = trial.set_user_attr
+    monkeypatch.setattr(trial, "set_user_attr", lambda *given: (told.put(given[0]), set_attr(*given)))
     with claims.working(study, trial):
-        assert beaten.wait(10)
-        study.tell(trial, 1.0)
-    assert "the database is away" in caplog.text and study.trials[0].state == TrialState.COMPLETE
+        assert told.get(timeout=10) == "alive"
+        claims.fail(study, trial.number)
+        assert [told.get(timeout=10) for _ in range(3)] == ["alive"] * 3  # to no avail, and none is complained about
+        trial.set_user_attr("passes", 1)
+        pytest.fail("what is closed cannot be worked on")
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "advtrack")
+    assert line == "trial 0 was closed by another process, which took this one for dead"

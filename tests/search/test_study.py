@@ -10,6 +10,7 @@ import torch
 from optuna.trial import TrialState
 from torch import nn
 
+from advtrack import processes
 from advtrack.attacks import ATTACKS
 from advtrack.attacks.bim import BIMa
 from advtrack.attacks.outcome import AttackOutcome
@@ -555,7 +556,7 @@ def test_a_killed_study_is_continued(tmp_path, monkeypatch, attack):
     done = [t.params["eps"] for t in loaded(open_storage(url)).trials if t.state == TrialState.COMPLETE]
     assert 1 < len(done) < len(undisturbed.trials)
     loaded(open_storage(url)).ask()  # a process killed outright, before it could say who it is, leaves a trial running
-    monkeypatch.setattr(claims, "_NAMELESS", 0.5)
+    monkeypatch.setattr(processes, "_NAMELESS", 0.5)
 
     with monkeypatch.context() as patch:
         calls = killing(patch, -1)

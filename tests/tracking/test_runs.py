@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from advtrack import processes
 from advtrack.errors import InputError
 from advtrack.tracking import connection, runs
 from advtrack.tracking.runs import find, resume_key, stage_run, umbrella
@@ -335,6 +337,42 @@ def test_find_goes_through_all_experiments_newest_first(store, monkeypatch):
     assert runs.get(first).info.experiment_id != runs.get(second).info.experiment_id
     assert [run.info.run_id for run in find({"stage": "train"})] == [second, first]
     assert find({"stage": "train", "dataset": "esc10"}) == [] == find({"stage": "train"}, status="FAILED")
+
+
+def test_of_a_container_of_the_same_name_the_signs_of_life_tell(store, monkeypatch):
+    """Its processes are not seen from here: the number of one that works there may be nobody's here."""
+    now = [1000.0]
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    with stage() as run:
+        pass
+    store.update_run(run.run_id, status="RUNNING")
+    for name, value in {"pid": str(dead_pid()), "pid_namespace": "pid:[1]"}.items():
+        store.set_tag(run.run_id, f"advtrack.{name}", value)
+    for beat in ("5.0", "20.0"):
+        store.set_tag(run.run_id, "advtrack.alive", beat)
+        finished(force=True)
+        now[0] += 119
+        finished(force=True)
+        assert status(run.run_id) == "RUNNING"
+    now[0] += 2
+    finished(force=True)
+    assert status(run.run_id) == "KILLED"
+
+
+def test_a_run_and_its_children_give_signs_of_life_and_close_abandoned_ones(store, monkeypatch):
+    monkeypatch.setattr(processes, "_HEARTBEAT", 0.05)
+    with stage(key={"digest": "other"}) as dead:
+        pass
+    with stage() as run, run.child("fold 0", "k", {}) as child:
+        store.update_run(dead.run_id, status="RUNNING")
+        store.set_tag(dead.run_id, "advtrack.pid", str(dead_pid()))
+        begun = [runs.tag(runs.get(one.run_id), "alive") for one in (run, child)]
+        deadline = time.monotonic() + 60
+        while status(dead.run_id) == "RUNNING" or any(
+            runs.tag(runs.get(one.run_id), "alive") == beat for one, beat in zip((run, child), begun, strict=True)
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 # Repeating
