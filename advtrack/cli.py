@@ -20,6 +20,7 @@ from advtrack.data import DATASETS, PROTOCOLS
 from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
+from advtrack.tracking import UI_PORT
 
 PRESETS = ("demo", "esc10", "paper")
 DEFAULT_EPS = 8 / 255
@@ -442,7 +443,7 @@ def rerun(run_id: str) -> None:
 @cli.command()
 @_storage
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where both listen.")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), default=UI_PORT, show_default=True)
 @click.option("--optuna-port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 @_stage
 def dashboard(**options: Any) -> None:

@@ -264,11 +264,12 @@ def show(title: str, found: dict[str, Any]) -> None:
         f"time of {' and of '.join(found['compared'])} over this"
     )
     for name, row in found["libraries"].items():
+        distance = math.nan if row["distance"] is None else row["distance"]
         overhead = "" if row["overhead"] is None else f"{row['overhead']:.2f}"
         bound = "" if row["ended"] else "<"
         ratios = [f"{bound}{one['to_each'][name]:.2f}" for one in found["compared"].values() if name in one["to_each"]]
         print(
-            f"  {name:26} {row['success']:8.0%} {row['distance'] or math.nan:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
+            f"  {name:26} {row['success']:8.0%} {distance:9.4g} {row['forwards']:9.1f} {row['backwards']:9.1f} "
             f"{overhead:>9} {' ' if row['ended'] else '>'}{row['units']:7.1f}  "
             f"{' '.join(ratios)}"
         )

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from advtrack.reporting.belonging import belonging
 from advtrack.reporting.cells import Table
 from advtrack.reporting.claims import Claim, judge
+from advtrack.reporting.pairs import FillingCommand, Victims
 from advtrack.reporting.ranking import ranking_table
 from advtrack.reporting.records import VictimRecord
 from advtrack.reporting.summary import summary
-from advtrack.reporting.tables import FillingCommand, Victims, table_one, table_three, table_two
+from advtrack.reporting.tables import table_one, table_three, table_two
 from advtrack.reporting.victim_tables import budgets_table, masking_table, robust_accuracy_table
 
 

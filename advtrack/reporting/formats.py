@@ -154,8 +154,8 @@ def to_html(table: Table, address: Callable[[str], str | None] = lambda run: Non
     Returns
     -------
     str
-        A heading of the third level, the table in a frame that scrolls, caption, notes, and the commands that fill open
-        cells. Cells of numbers carry ``data-value``; columns of the paper's values have the class ``paper``.
+        A heading of the third level, the table with its caption in a frame that scrolls, notes, and the commands that
+        fill open cells. Cells of numbers carry ``data-value``; columns of the paper's values have the class ``paper``.
     """
     head = "".join(
         f'<th scope="col" class="{column.role}">{escape(column.name)}</th>' for column in table.columns
@@ -165,12 +165,12 @@ def to_html(table: Table, address: Callable[[str], str | None] = lambda run: Non
         keys = "".join(f'<th scope="row" class="key">{escape(cell.text)}</th>' for cell in line[: table.keys])
         values = zip(table.columns[table.keys :], line[table.keys :], strict=True)
         lines.append(f"<tr>{keys}{''.join(_html_cell(cell, column.role, address) for column, cell in values)}</tr>")
-    body = "\n".join(lines)
+    body, name = "\n".join(lines), escape(table.name)
     parts = [
-        f'<h3 id="{escape(table.name)}">{escape(table.title)}</h3>',
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.title)}">\n'
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>",
-        f'<p class="dim">{escape(table.caption)}</p>',
+        f'<h3 id="{name}">{escape(table.title)}</h3>',
+        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{name}">\n'
+        f'<table aria-labelledby="{name}">\n<caption><span>{escape(table.caption)}</span></caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>",
     ]
     if remarks := table.remarks():
         parts += ["<p>Notes:</p>", _list(escape(remark) for remark in remarks)]

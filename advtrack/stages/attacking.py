@@ -88,8 +88,7 @@ class Attacked:
 
     def params(self) -> dict[str, Any]:
         """What a run says of its options."""
-        listed = {"attacks": ",".join(self.options.attacks), "device": str(self.device)}
-        return {**asdict(self.options), **listed, "storage": redacted(self.options.storage)}
+        return {**asdict(self.options), "device": str(self.device), "storage": redacted(self.options.storage)}
 
     def struck(self, attack: str) -> Struck:
         """Whom an attack strikes."""

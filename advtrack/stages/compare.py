@@ -57,10 +57,14 @@ def run(options: Comparison) -> tuple[str, Path]:
     key |= {"datasets": datasets, "representations": options.representations, "models": options.models}
     key |= {"audio": options.audio}
     tags = {"datasets": ",".join(datasets), "victims": len(records)}
-    params = {**asdict(options), "representations": ",".join(options.representations)}
-    params["models"] = ",".join(options.models)
     with runs.stage_run(
-        "compare", CODE_VERSION, key, title=" and ".join(datasets), params=params, tags=tags, force=options.force
+        "compare",
+        CODE_VERSION,
+        key,
+        title=" and ".join(datasets),
+        params=asdict(options),
+        tags=tags,
+        force=options.force,
     ) as stage:
         report = Path(options.work_dir).absolute() / "report.html"
         if stage.reused:

@@ -62,7 +62,6 @@ def run(options: Features) -> dict[str, str]:
     )
     common = {"digest": digest, "settings": asdict(settings), "augment": options.augment, "skip_bad": options.skip_bad}
     common |= {"work_dir": str(Path(options.work_dir).absolute())}
-    params = {**asdict(options), "representations": ",".join(options.representations)}
     with ExitStack() as stack:
         stages: dict[str, runs.StageRun] = {}
         for representation in options.representations:
@@ -72,7 +71,9 @@ def run(options: Features) -> dict[str, str]:
             force = options.force or not _intact(key)
             title = f"{dataset.name}-{representation}-{options.height}x{options.width}"
             stages[representation] = stack.enter_context(
-                runs.stage_run("features", CODE_VERSION, key, title=title, params=params, tags=tags, force=force)
+                runs.stage_run(
+                    "features", CODE_VERSION, key, title=title, params=asdict(options), tags=tags, force=force
+                )
             )
         wanted = {name: stage for name, stage in stages.items() if not stage.reused}
         if wanted:

@@ -10,8 +10,8 @@ from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
 from advtrack.models.zoo import check_weights
 from advtrack.reporting.belonging import belonging
+from advtrack.reporting.pairs import FillingCommand
 from advtrack.reporting.records import Training, VictimRecord
-from advtrack.reporting.tables import FillingCommand
 from advtrack.stages.train import DEFAULTS, default_lr
 from advtrack.stages.victims import in_doubt, training_command
 from advtrack.tracking import registry, runs

@@ -178,7 +178,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     about += f"test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
     registered = registry.register(task.name, model_uri, child.run_id, tags, about)
     child.tags({"version": registered.version})
-    return Fold(repeat, fold, child.run_id, registered.version, accuracy, f1, best.stop_accuracy)
+    return _as_logged(runs.get(child.run_id), repeat, fold, registered.version)
 
 
 def chosen_folds(text: str, protocol: str, published: np.ndarray) -> tuple[int, ...]:
@@ -228,6 +228,11 @@ def _finished(task: Task, repeat: int, fold: int, key: str) -> Fold | None:
     for found in runs.find({"fold_key": key}, status="FINISHED"):
         version = runs.tag(found, "version")
         if version and registry.version(task.name, version):
-            names = ("test_accuracy", "test_macro_f1", "best_stop_accuracy")
-            return Fold(repeat, fold, found.info.run_id, version, *(found.data.metrics[name] for name in names))
+            return _as_logged(found, repeat, fold, version)
     return None
+
+
+def _as_logged(run: runs.Run, repeat: int, fold: int, version: str) -> Fold:
+    """A fold with its accuracies as MLflow has them, rounded, be it trained now or reused."""
+    names = ("test_accuracy", "test_macro_f1", "best_stop_accuracy")
+    return Fold(repeat, fold, run.info.run_id, version, *(run.data.metrics[name] for name in names))

@@ -163,7 +163,9 @@ def _check_data(record: runs.Run, options: Any) -> None:
 
 def _results(record: runs.Run) -> dict[str, str]:
     """What must be the same: metrics, tables, the digest of spectrograms, and of each fold the same and its weights."""
-    found = {name: repr(value) for name, value in record.data.metrics.items() if not name.startswith("system/")}
+    found = {
+        name: repr(runs.rounded(value)) for name, value in record.data.metrics.items() if not name.startswith("system/")
+    }
     for path in runs.files(record.info.run_id):
         if path.endswith(".csv"):
             found[path] = hashlib.sha256(runs.read_artifact(record.info.run_id, path)).hexdigest()[:16]

@@ -95,6 +95,7 @@ def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attac
 def _say_what_differs(attack: str, record: AttackRecord, attacked: Attacked) -> None:
     """Name a budget that was found under other conditions, or that missed its target where it was found."""
     there, options = runs.get(record.run_id), attacked.options
+    facts: dict[str, tuple[object, object]]
     facts = {"image parameters (store digest)": (runs.tag(there, "store_digest"), attacked.store.digest)}
     facts |= {"protocol": (record.protocol, options.protocol), "seed": (record.seed, options.seed)}
     if other := [f"{name} {found}, here {own}" for name, (found, own) in facts.items() if found != own]:

@@ -27,12 +27,11 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
 from advtrack.processes import Process, Watch, beating
+from advtrack.tracking import UI_PORT
 from advtrack.tracking.connection import experiment_id, impatient, store_uri
 
 logger = logging.getLogger("advtrack")
 
-#: Where ``advtrack dashboard`` serves the MLflow UI unless told otherwise.
-UI_PORT = 5000
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
 # Tags of a run: its process, field by field, and when that last said that it is at work.
@@ -59,17 +58,21 @@ class StageRun:
     reused: bool = False
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters. ``mlflow run`` has logged its own, for good: what they resolved to becomes a tag."""
+        """Log parameters, several names with commas between.
+
+        ``mlflow run`` has logged its own, for good: what they resolved to becomes a tag.
+        """
         known = MlflowClient().get_run(self.run_id).data.params
-        texts = {name: str(value)[:_MAX_PARAM_LENGTH] for name, value in values.items()}
+        plain = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+        texts = {name: text[:_MAX_PARAM_LENGTH] for name, text in plain.items()}
         new = [Param(name, text) for name, text in texts.items() if name not in known]
         MlflowClient().log_batch(self.run_id, params=new)
         self.tags({f"resolved.{n}": t for n, t in texts.items() if n in known and known[n].strip("'") != t})
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics at a step."""
+        """Log metrics at a step, rounded: the UI shows every digit."""
         now = get_current_time_millis()
-        MlflowClient().log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+        MlflowClient().log_batch(self.run_id, metrics=[Metric(k, rounded(v), now, step) for k, v in values.items()])
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, in this project's name space."""
@@ -194,6 +197,11 @@ def explain(stage: str, message: str) -> None:
     if attached := os.environ.pop("MLFLOW_RUN_ID", None):
         with impatient(), suppress(MlflowException):  # the store itself may be what failed, and that has been said
             StageRun(attached).tags({"stage": stage, "failure": message[:500]})
+
+
+def rounded(value: float) -> float:
+    """A number to six significant digits, a whole one as it is."""
+    return float(value) if float(value).is_integer() else float(f"{value:.6g}")
 
 
 def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:

@@ -111,6 +111,7 @@ def test_headings_are_in_order_and_everything_has_a_name(page):
     assert all(one.get("alt") for one in shown.all("img"))
     assert all(one.get("aria-label") for one in shown.all("audio"))
     assert all(one.get("scope") in ("row", "col") for one in shown.all("th"))
+    assert [tag for tag, _ in shown.elements if tag in ("table", "caption")] == 8 * ["table", "caption"]
     names = [one["id"] for _, one in shown.elements if "id" in one]
     assert len(names) == len(set(names))
     assert {one["href"] for one in shown.all("a") if (one["href"] or "").startswith("#")} <= {f"#{n}" for n in names}

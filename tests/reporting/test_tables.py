@@ -11,8 +11,9 @@ import pytest
 
 from advtrack.reporting.cells import ABSENT, Cell, Table
 from advtrack.reporting.formats import to_csv, to_markdown
+from advtrack.reporting.pairs import Victims
 from advtrack.reporting.records import AttackRecord, FoldRecord, Training, VictimRecord
-from advtrack.reporting.tables import Victims, table_one, table_three, table_two
+from advtrack.reporting.tables import table_one, table_three, table_two
 from advtrack.reporting.victim_tables import budgets_table
 
 ROWS = [("esc10", "stft"), ("esc10", "dwt")]

@@ -400,3 +400,39 @@ def test_what_a_run_holds_can_be_listed(store):
     assert sorted(runs.files(run.run_id)) == ["deep/er/table.csv", "table.csv"]
     assert runs.params(runs.get(run.run_id)) == {"lr": "0.1"}
     assert runs.finished(run.run_id) and not runs.finished(failed(key={"other": 1})) and not runs.finished("nonsense")
+
+
+# What the UI shows
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (0.8375000357627869, 0.8375),
+        (1 / 3, 0.333333),
+        (1234567, 1234567.0),
+        (0.0098123456, 0.00981235),
+        (-2.5e-9, -2.5e-9),
+    ],
+)
+def test_metrics_are_rounded_but_counts_are_whole(store, given, shown):
+    with stage() as run:
+        run.metrics({"value": given})
+    assert runs.get(run.run_id).data.metrics["value"] == shown
+
+
+def test_several_names_in_a_parameter_have_commas_between(store):
+    assert runs.get(finished(params={"models": ("alexnet", "vgg16"), "one": ("stft",)})).data.params == {
+        "models": "alexnet,vgg16",
+        "one": "stft",
+    }
+
+
+def test_the_history_of_a_metric_is_in_order_of_its_steps_and_what_was_logged_again_counts_last(store):
+    with stage() as run:
+        for step, value in ((2, 0.3), (1, 0.5), (10, 0.1)):
+            run.metrics({"loss": value}, step)
+        time.sleep(0.002)  # MLflow's clock ticks in milliseconds
+        run.metrics({"loss": 0.25}, 2)
+    assert runs.history(run.run_id, "loss") == [0.5, 0.25, 0.1]
+    assert runs.history(run.run_id, "nothing") == []
