@@ -20,6 +20,7 @@ import soundfile
 from advtrack.data.clip import Clip, Dataset, decode
 from advtrack.errors import InputError
 from advtrack.representations import extract as module
+from advtrack.representations import unfinished
 from advtrack.representations.image import ImageSettings, images
 from advtrack.representations.store import intact
 
@@ -323,7 +324,7 @@ def test_images_of_another_version_are_not_reused(dataset, tmp_path, decoded, mo
     extract(replace(dataset, clips=dataset.clips[:5]), tmp_path)
     extract(dataset, tmp_path, decode=decoded[1])
     assert len(decoded[0]) == 2  # those of its own version are
-    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    monkeypatch.setattr(unfinished, "VERSION", unfinished.VERSION + 1)
     decoded[0].clear()
     with pytest.raises(InputError, match="version"):  # the reader, for its part, knows the version in use only
         extract(dataset, tmp_path, decode=decoded[1])
