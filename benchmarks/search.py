@@ -64,6 +64,7 @@ def ours(network: nn.Module, samples: Samples, attack: str, trials: int, max_ite
         "iterations": result.budget.iterations,
         "fooling_rate": result.fooling_rate,
         "reached": result.reached,
+        "settled": result.settled,
         "trials": len(result.trials),
         "contradictions": result.contradictions,
         "forwards": passes.forwards / len(samples),
