@@ -10,8 +10,9 @@ misses, and the cost of what lies below is that of the trials measured. Of Carli
 run, the one with the fewest iterations that our search tries (3
 constants of 50), and counted as often as TPE has trials; beside it stands what trials drawn from all four settings of
 that search take on average, 2.25 times as many iterations. Counted are samples that went backwards through the network.
+Ours are spread over the time of the others', so that what else the machine does meanwhile slows both.
 ``--full`` searches the budgets of all six attacks on all test clips instead, and adds up the time of four of them.
-Writes JSON too.
+``--attack`` picks attacks, of either. Every row is written to a JSON file as soon as it is there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -42,6 +44,7 @@ from advtrack.stages.samples import strike_list
 
 TARGET, TOLERANCE, ITERATIONS = 0.9, 0.05, 100
 OURS = "advtrack"
+COMPARED = ("bim_a", "bim_b", "carlini_wagner")
 # What --full adds up: the attacks whose searches are to end within 25 minutes.
 TOGETHER = ("bim_a", "bim_b", "deepfool", "carlini_wagner")
 # Iterations of 3 or 6 constants with 50 or 100 each, on average, in units of 3 x 50.
@@ -61,6 +64,7 @@ def ours(network: nn.Module, samples: Samples, attack: str, trials: int, max_ite
         "iterations": result.budget.iterations,
         "fooling_rate": result.fooling_rate,
         "reached": result.reached,
+        "settled": result.settled,
         "trials": len(result.trials),
         "contradictions": result.contradictions,
         "forwards": passes.forwards / len(samples),
@@ -85,35 +89,33 @@ def bim_with_art(network: nn.Module, samples: Samples, classes: int, eps: float)
     return float((struck(network, samples, classes, made, "linf") <= eps * (1 + 1e-5)).mean())
 
 
-def tpe_with_art(network: nn.Module, samples: Samples, classes: int, trials: int, run: int) -> dict[str, Any]:
-    """Optuna's TPE over ART's BIM: the smallest eps among the trials ``run``, and what all ``trials`` would cost."""
+def tpe_with_art(network: nn.Module, samples: Samples, classes: int, trials: int, run: int) -> Iterator[dict[str, Any]]:
+    """Optuna's TPE over ART's BIM: after each trial of ``run``, the smallest eps, and what ``trials`` would cost."""
     eps_range = ATTACKS["bim_a"].space["eps"]
-    seconds: list[float] = []
-
-    def objective(trial: optuna.Trial) -> float:
-        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=True)
-        start = perf_counter()
-        rate = bim_with_art(network, samples, classes, eps)
-        seconds.append(perf_counter() - start)
-        trial.set_user_attr("rate", rate)
-        trial.set_constraint("target_missed_by", TARGET - rate)
-        return eps
-
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
-    with peers.counted(network) as passes:
-        study.optimize(objective, n_trials=run)
-    reached = [trial for trial in study.trials if trial.user_attrs["rate"] >= TARGET]
-    best = min(reached, key=lambda trial: trial.values[0], default=None)
-    return {
-        "bound": best.values[0] if best else math.inf,
-        "fooling_rate": best.user_attrs["rate"] if best else 0.0,
-        "trials": trials,
-        "run": run,
-        "gradients": passes.backwards / len(samples) * trials / run,
-        "seconds": sum(seconds) * trials / run,
-        "seconds_each": median(seconds),
-        "gradients_each": passes.backwards / len(samples) / run,
-    }
+    seconds, gradients, bound, rate_there = [], 0.0, math.inf, 0.0
+    for done in range(1, run + 1):
+        trial = study.ask()
+        eps = trial.suggest_float("eps", eps_range.low, eps_range.high, log=True)
+        with peers.counted(network) as passes:
+            start = perf_counter()
+            rate = bim_with_art(network, samples, classes, eps)
+            seconds.append(perf_counter() - start)
+        gradients += passes.backwards / len(samples)
+        trial.set_constraint("target_missed_by", TARGET - rate)
+        study.tell(trial, eps)
+        if rate >= TARGET and eps < bound:
+            bound, rate_there = eps, rate
+        yield {
+            "bound": bound,
+            "fooling_rate": rate_there,
+            "trials": trials,
+            "run": done,
+            "gradients": gradients * trials / done,
+            "seconds": sum(seconds) * trials / done,
+            "seconds_each": median(seconds),
+            "gradients_each": gradients / done,
+        }
 
 
 def grid_with_art(
@@ -165,36 +167,68 @@ def wagner_with_art(network: nn.Module, samples: Samples, classes: int, trials: 
     }
 
 
-def compared(chosen: Chosen, clips: int, trials: int, peer_trials: int, repeats: int) -> dict[str, Any]:
-    """BIM-a, BIM-b and Carlini-Wagner: ours and the others; of TPE's trials with BIM, ``peer_trials`` are run."""
+def compared(chosen: Chosen, asked: argparse.Namespace, attacks: Sequence[str], found: Found) -> None:
+    """Ours and the others. Our searches are spread over the time that the others' trials take, which is far longer."""
     network, classes = chosen.victim.network, len(chosen.store.classes)
-    samples = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], clips, 0, chosen.device).samples
+    samples = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], asked.clips, 0, chosen.device).samples
+    if bims := [attack for attack in attacks if attack.startswith("bim")]:
+        run = asked.peer_trials or asked.trials
+        name = f"TPE with ART, {asked.trials} trials ({run} were run)"
+        own = {attack: _Repeated(network, samples, attack, asked, ITERATIONS) for attack in bims}
+        for done, tpe in enumerate(tpe_with_art(network, samples, classes, asked.trials, run), 1):
+            for attack, searched in own.items():
+                # As much of ours is done as of the others'.
+                while searched.done < asked.repeats * done / run:
+                    found.put(attack, OURS, searched.again())
+                found.put(attack, name, tpe)
+        grid = grid_with_art(network, samples, classes, min(one.row["bound"] for one in own.values()), tpe)
+        for attack in bims:
+            found.put(attack, "grid with ART (points below are computed)", grid)
+            show(attack, found.rows[attack])
+    if "carlini_wagner" in attacks:
+        searched = _Repeated(network, samples, "carlini_wagner", asked)
+        found.put("carlini_wagner", OURS, searched.again())
+        wagner = wagner_with_art(network, samples, classes, asked.trials)
+        found.put("carlini_wagner", f"TPE with ART, {asked.trials} trials of 3 x 50 (one was run)", wagner)
+        costs = {name: _MEAN_OF_SETTINGS * wagner[name] for name in ("gradients", "seconds")}
+        found.put("carlini_wagner", "the same, of all four settings (computed)", {**wagner, **costs})
+        while searched.done < asked.repeats:
+            found.put("carlini_wagner", OURS, searched.again())
+        show("carlini_wagner", found.rows["carlini_wagner"])
 
-    def repeated(attack: str, **given: Any) -> dict[str, Any]:
-        rows = [ours(network, samples, attack, trials, **given) for _ in range(repeats)]
-        return {**rows[0], "seconds": median(row["seconds"] for row in rows)}
 
-    found: dict[str, Any] = {}
-    own = {attack: repeated(attack, max_iter=ITERATIONS) for attack in ("bim_a", "bim_b")}
-    tpe = tpe_with_art(network, samples, classes, trials, peer_trials)
-    others = {f"TPE with ART, {trials} trials ({peer_trials} were run)": tpe}
-    near = own["bim_a"]["bound"]
-    others["grid with ART (points below are computed)"] = grid_with_art(network, samples, classes, near, tpe)
-    for attack, row in own.items():
-        found[attack] = {OURS: row, **others}
-        show(attack, found[attack])
-    wagner = wagner_with_art(network, samples, classes, trials)
-    found["carlini_wagner"] = {
-        OURS: repeated("carlini_wagner"),
-        f"TPE with ART, {trials} trials of 3 x 50 (one was run)": wagner,
-        "the same, of all four settings (computed)": {
-            **wagner,
-            "gradients": _MEAN_OF_SETTINGS * wagner["gradients"],
-            "seconds": _MEAN_OF_SETTINGS * wagner["seconds"],
-        },
-    }
-    show("carlini_wagner", found["carlini_wagner"])
-    return found
+class _Repeated:
+    """One of our searches, done again and again; ``row`` has the median of the times so far."""
+
+    def __init__(
+        self, network: nn.Module, samples: Samples, attack: str, asked: argparse.Namespace, max_iter: int = 0
+    ) -> None:
+        self._search = partial(ours, network, samples, attack, asked.trials, max_iter)
+        self._seconds: list[float] = []
+        self.row: dict[str, Any] = {}
+
+    @property
+    def done(self) -> int:
+        return len(self._seconds)
+
+    def again(self) -> dict[str, Any]:
+        row = self._search()
+        self._seconds.append(row["seconds"])
+        self.row = {**row, "seconds": median(self._seconds), "seconds_each": list(self._seconds)}
+        return self.row
+
+
+class Found:
+    """What was measured, by attack and by who searched; written as it comes."""
+
+    def __init__(self, out: Path, title: str) -> None:
+        self._out, self._title = out, title
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def put(self, attack: str, name: str, row: dict[str, Any]) -> None:
+        """Take in a row, in the place of an earlier one of the same name."""
+        self.rows.setdefault(attack, {})[name] = row
+        self._out.write_text(json.dumps({"victim": self._title, **self.rows}, indent=2) + "\n")
 
 
 def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
@@ -219,10 +253,9 @@ def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def full(chosen: Chosen, trials: int, attacks: list[str]) -> dict[str, Any]:
+def full(chosen: Chosen, trials: int, attacks: Sequence[str], found: Found) -> None:
     """Each attack's search on as many test clips as it strikes by default, beside the cost of the passes alone."""
     network = chosen.victim.network
-    found: dict[str, Any] = {}
     for attack in attacks:
         spec = ATTACKS[attack]
         limit = spec.sample_limit or 0
@@ -230,15 +263,15 @@ def full(chosen: Chosen, trials: int, attacks: list[str]) -> dict[str, Any]:
         unit = passes_cost(network, samples.x[:32])
         row = ours(network, samples, attack, trials)
         floor = len(samples) * (row["forwards"] * unit["forward"] + row["gradients"] * unit["backward"])
-        found[attack] = {**row, "clips": len(samples), "floor_seconds": floor}
+        found.put(attack, OURS, {**row, "clips": len(samples), "floor_seconds": floor})
         print(
             f"{attack}: {row['seconds']:.0f} s for {len(samples)} clips ({row['seconds'] / len(samples):.1f} s each), "
             f"passes alone {floor:.0f} s; bound {row['bound']:.4g}, rate {row['fooling_rate']:.1%}, "
             f"{row['trials']} trials, {row['forwards']:.0f} forwards and {row['gradients']:.0f} gradients a clip"
         )
-    together = [row["seconds"] for attack, row in found.items() if attack in TOGETHER]
-    print(f"{', '.join(attack for attack in found if attack in TOGETHER)} together {sum(together) / 60:.1f} min")
-    return found
+    together = {attack: rows[OURS]["seconds"] for attack, rows in found.rows.items() if attack in TOGETHER}
+    if together:
+        print(f"{', '.join(together)} together {sum(together.values()) / 60:.1f} min")
 
 
 def passes_cost(network: nn.Module, x: torch.Tensor) -> dict[str, float]:
@@ -273,20 +306,21 @@ def main() -> None:
     parser.add_argument("--peer-trials", type=int, help="of TPE with BIM that are run; all unless given")
     parser.add_argument("--repeats", type=int, default=3, help="of our searches")
     parser.add_argument("--full", action="store_true", help="all test clips and attacks, ours alone")
-    parser.add_argument("--attack", choices=TABLE_ATTACKS, action="append", help="with --full; all unless given")
+    parser.add_argument("--attack", choices=TABLE_ATTACKS, action="append", help="all unless given")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/search.json"))
     arguments = parser.parse_args()
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not arguments.full and not {*(arguments.attack or COMPARED)} <= {*COMPARED}:
+        parser.error(f"--attack: only {', '.join(COMPARED)} are compared; others are searched with --full")
     chosen = choose(arguments)
     chosen.victim.network.eval().requires_grad_(False)
     print(chosen.title)
+    found = Found(arguments.out, chosen.title)
     if arguments.full:
-        found = full(chosen, arguments.trials, arguments.attack or list(TABLE_ATTACKS))
+        full(chosen, arguments.trials, arguments.attack or TABLE_ATTACKS, found)
     else:
-        peer_trials = arguments.peer_trials or arguments.trials
-        found = compared(chosen, arguments.clips, arguments.trials, peer_trials, arguments.repeats)
-    arguments.out.write_text(json.dumps({"victim": chosen.title, **found}, indent=2) + "\n")
+        compared(chosen, arguments, arguments.attack or COMPARED, found)
 
 
 if __name__ == "__main__":

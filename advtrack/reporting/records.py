@@ -83,6 +83,8 @@ class AttackRecord:
         MLflow run that holds the evidence.
     passes : int
         Forward plus backward passes the search spent, summed over samples.
+    cut_short : int
+        Trials of which not all passes are known, since they failed, or were killed, or have not ended.
     fooling_low, fooling_high : float
         Wilson's 95% interval of the fooling rate.
     auc_low, auc_high : float
@@ -130,6 +132,7 @@ class AttackRecord:
     auc_low: float = math.nan
     auc_high: float = math.nan
     contradictions: int = 0
+    cut_short: int = 0
     criterion: str = "fooling_rate"
     protocol: str = "test"
     ratios: dict[str, list[float]] = field(default_factory=dict)

@@ -73,7 +73,7 @@ def budgets_table(records: Sequence[VictimRecord]) -> Table:
                     _ratio(beside.attacks.get(name) if beside else None, record),
                     *map(_number, (record.l0, record.l2, record.linf)),
                     Cell(str(record.samples), record.samples),
-                    Cell(str(record.passes), record.passes),
+                    _passes(record),
                 )
             )
     values: tuple[str, ...] = (
@@ -93,7 +93,8 @@ def budgets_table(records: Sequence[VictimRecord]) -> Table:
         "there [Wilson's 95% interval], and whether it reached the target; for adversarially trained models also the "
         "fooling rate under the plain model's budget and the perturbation ratio to the plain model [95% interval, "
         "bootstrap over recordings]; mean norms of the successful perturbations of inputs in [0, 1] (l0: values "
-        "changed); clips attacked, and the forward plus backward passes of the whole search.",
+        "changed); clips attacked, and the forward plus backward passes of the whole search (≥: "
+        "trials were cut short, of which not all passes are known).",
         (*VICTIM_COLUMNS, Column("Attack", "key"), Column("Norm", "key"), *map(Column, values)),
         tuple(lines),
     )
@@ -196,6 +197,12 @@ def _percentage(
     if lowest != fixed(value, 1):
         text += f", or from {lowest}"
     return Cell(text, value, shown, runs=runs, details={"undecided": undecided} if undecided else {})
+
+
+def _passes(record: AttackRecord) -> Cell:
+    if not record.cut_short:
+        return Cell(str(record.passes), record.passes)
+    return Cell(f"≥ {record.passes}", record.passes, at_least=True, details={"trials cut short": record.cut_short})
 
 
 def _sign(sign: Sign | None, runs: tuple[str, ...]) -> Cell:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from advtrack.attacks.base import Range
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.search.bounds import Bounds
-from advtrack.search.claims import STEP, reap, take, underway, wait, working
+from advtrack.search.claims import PASSES, STEP, reap, take, underway, wait, working
 from advtrack.search.criterion import successes_needed
 from advtrack.search.pursuit import Pursuit
 from advtrack.search.sampler import BoundsSampler
@@ -136,8 +136,8 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, b
     if isinstance(trial, FrozenTrial):  # another process is at it, or has just finished it, unless it is known already
         return trial.params["eps"] not in bounds.tried()
     eps, longest = trial.params["eps"], search.longest()
-    with working(study, trial):
-        pursuit = Pursuit(partial(search.scout, network, eps=eps), samples)
+    pursuit = Pursuit(partial(search.scout, network, eps=eps), samples)
+    with working(study, trial, lambda: pursuit.passes):
         _pursue(pursuit, bounds, eps, search, partial(search.distance, network))
         evidence = _evidence(pursuit, np.flatnonzero(pursuit.iterations), pursuit.fooled)
         _learn(bounds, eps, evidence, longest)
@@ -246,10 +246,9 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
     trial = take(study, _CONFIRM, partial(_suggest_eps, search=search), {"eps": eps})
     if isinstance(trial, FrozenTrial):
         return
-    area = search.criterion.name == "auc"
-    with working(study, trial):
-        search = replace(search, precision="fp32")
-        pursuit = Pursuit(partial(search.strike, network, eps=eps), samples)
+    area, search = search.criterion.name == "auc", replace(search, precision="fp32")
+    pursuit = Pursuit(partial(search.strike, network, eps=eps), samples)
+    with working(study, trial, lambda: pursuit.passes):
         needed = len(samples) if area else successes_needed(search.criterion.target, len(samples))
         sure = area or eps >= bounds.high or bounds.decision(eps) is True
         first = len(samples) if sure else len(samples) - needed + 1
@@ -329,7 +328,7 @@ def _tell(
     eps = trial.params["eps"]
     missed_by = search.criterion.missed_by(fooled_at, eps)
     trial.set_user_attr(_EVIDENCE, evidence)
-    trial.set_user_attr("passes", passes)
+    trial.set_user_attr(PASSES, passes)
     trial.set_user_attr("fooling_rate", float((fooled_at <= eps).mean()))
     trial.set_user_attr("fooling_rate_at_most", float((resisted_at <= eps).mean()))
     trial.set_user_attr("reached", bool(missed_by <= 0))

@@ -18,8 +18,8 @@ from advtrack.processes import Process, Watch, beating
 
 logger = logging.getLogger("advtrack")
 
-#: The attribute of a trial that says what it is for.
-STEP = "step"
+#: The attributes of a trial that say what it is for, and, from when work on it begins, what that has spent so far.
+STEP, PASSES = "step", "passes"
 # That all of what tells it from others is set; who runs it; when that process last said that it does.
 _CLAIMED, _PROCESS, _BEAT = "claimed", "process", "alive"
 # Seconds between two looks at what other processes do.
@@ -112,16 +112,24 @@ def _failing(study: Study, trial: Trial) -> Iterator[None]:
 
 
 @contextmanager
-def working(study: Study, trial: Trial) -> Iterator[None]:
-    """Give signs of life for a trial; one that an error ends has failed, one that others have closed is lost."""
+def working(study: Study, trial: Trial, spent: Callable[[], int]) -> Iterator[None]:
+    """Give signs of life for a trial, and tell what it has ``spent``, in passes.
+
+    One that an error ends has failed, one that others have closed is lost.
+    """
 
     def beat() -> None:
         with suppress(UpdateFinishedTrialError):  # closed by another process; this one learns that when it is done
             trial.set_user_attr(_BEAT, time.time())
+            trial.set_user_attr(PASSES, spent())
 
     try:
-        with beating(beat, f"trial {trial.number}"), _failing(study, trial):
-            yield
+        with _failing(study, trial), beating(beat, f"trial {trial.number}"):
+            trial.set_user_attr(PASSES, 0)
+            try:
+                yield
+            finally:
+                beat()
     except UpdateFinishedTrialError:
         logger.warning("trial %d was closed by another process, which took this one for dead", trial.number)
 

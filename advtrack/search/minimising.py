@@ -6,6 +6,7 @@ A setting after the first is given up as soon as the hardest samples show that i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.search.claims import reap, take, underway, wait, working
+from advtrack.search.claims import PASSES, reap, take, underway, wait, working
 from advtrack.search.criterion import successes_needed
 from advtrack.search.space import Budget, Evidence, Found, Samples, Search, evidence_of, pareto, passes_of
 
@@ -70,12 +71,23 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
             # A sampler that proposes what is done already is helped out.
             in_turn = search.sampler == "bounds" or isinstance(trial, FrozenTrial)
             if not isinstance(trial, FrozenTrial):
-                with working(study, trial):
-                    _attack(network, samples, search, study, trial)
+                outcomes: list[AttackOutcome] = []
+                with working(study, trial, partial(_passes, outcomes)):
+                    _attack(network, samples, search, study, trial, outcomes)
 
 
-def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, trial: Trial) -> None:
-    """Run one setting; only on the hardest samples if they show that it comes to no better a budget than another."""
+def _attack(
+    network: nn.Module,
+    samples: Samples,
+    search: Search,
+    study: Study,
+    trial: Trial,
+    outcomes: list[AttackOutcome],
+) -> None:
+    """Run one setting; only on the hardest samples if they show that it comes to no better a budget than another.
+
+    ``outcomes`` takes those of one part of the samples after the other.
+    """
     settings = _settings_of(trial, search)
     longest = int(settings.get("max_iter", search.longest()))
     order, limit, size = np.arange(len(samples)), np.inf, len(samples)
@@ -86,7 +98,6 @@ def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, 
         order = np.argsort(-_distances(rival.user_attrs[_EVIDENCE], search, len(samples)), kind="stable")
         size = 2 * (len(samples) - successes_needed(search.criterion.target, len(samples)) + 1)
 
-    outcomes: list[AttackOutcome] = []
     attacked, missed_by = 0, 0.0
     while attacked < len(samples) and missed_by <= 0:
         part = order[attacked : attacked + size]
@@ -101,12 +112,16 @@ def _attack(network: nn.Module, samples: Samples, search: Search, study: Study, 
     bound, iterations = (run.bound, run.iterations) if attacked == len(samples) else (limit, longest)
     trial.set_user_attr(_EVIDENCE, evidence)
     trial.set_user_attr("longest", longest)
-    trial.set_user_attr("passes", sum(passes_of(outcome) for outcome in outcomes))
+    trial.set_user_attr(PASSES, _passes(outcomes))
     trial.set_user_attr("fooling_rate", float((run.distances <= bound).mean()))
     trial.set_user_attr("fooling_rate_at_most", float((at_least <= bound).mean()))
     trial.set_user_attr("reached", bool(run.reached))
     trial.set_constraint("target_missed_by", search.criterion.missed_by(at_least, bound))
     study.tell(trial, (bound, float(iterations)), skip_if_finished=True)
+
+
+def _passes(outcomes: list[AttackOutcome]) -> int:
+    return sum(passes_of(outcome) for outcome in outcomes)
 
 
 def _rival(study: Study, search: Search) -> FrozenTrial | None:
@@ -172,6 +187,7 @@ def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Fou
         best = max(finished, key=lambda trial: (trial.user_attrs["fooling_rate"], -trial.number))
         bound, iterations = best.values[0], int(best.values[1])
     run, evidence = runs[best.number], best.user_attrs[_EVIDENCE]
+    done = {tuple(_settings_of(trial, search).values()) for trial in finished}
     settings = {name: value for name, value in _settings_of(best, search).items() if name != "max_iter"}
     budget = Budget(bound, iterations, settings)
     success = run.distances <= budget.bound
@@ -186,6 +202,8 @@ def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Fou
         nearest,
         nearest,
         pareto(point for one in runs.values() for point in one.reached),
+        # What the attack does not find in its longest run, with any of its settings, counts as missed.
+        settled=len(done) == len(search.grid()),
     )
 
 

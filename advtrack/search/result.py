@@ -53,6 +53,9 @@ class BudgetResult:
         itself they are what the trials showed, not confirmed.
     passes : int
         Forward plus backward passes of all trials.
+    cut_short : int
+        Trials that began and have not ended, or failed, or were killed: of what those spent only that counts which they
+        told, every few seconds.
     contradictions : int
         Samples that showed other than what had been inferred.
     trials : list of dict
@@ -82,6 +85,7 @@ class BudgetResult:
     missed_at: float | None
     front: list[tuple[float, int]]
     passes: int
+    cut_short: int
     contradictions: int
     trials: list[dict[str, Any]]
     study_name: str

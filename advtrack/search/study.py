@@ -30,7 +30,7 @@ from torch import nn
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError, reason, redacted
 from advtrack.search.bounded import search_bound
-from advtrack.search.claims import STEP, reap
+from advtrack.search.claims import PASSES, STEP, reap
 from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import optuna_sampler
@@ -261,7 +261,8 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
     """Put together what was found and what the trials show."""
     evidence = found.evidence
     success = np.array(evidence["success"], bool)
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    begun = [trial for trial in study.get_trials(deepcopy=False) if PASSES in trial.user_attrs]
+    trials = [trial for trial in begun if trial.state == TrialState.COMPLETE]
     return BudgetResult(
         attack=search.attack,
         norm=search.spec.norm,
@@ -278,7 +279,8 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
         failures_count_as=search.failures_count_as(),
         missed_at=found.missed_at,
         front=found.front,
-        passes=sum(trial.user_attrs["passes"] for trial in trials),
+        passes=sum(trial.user_attrs[PASSES] for trial in begun),
+        cut_short=sum(trial.state != TrialState.COMPLETE for trial in begun),
         contradictions=found.contradictions,
         trials=[
             {
@@ -289,7 +291,7 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
                 "fooling_rate": trial.user_attrs["fooling_rate"],
                 "fooling_rate_at_most": trial.user_attrs["fooling_rate_at_most"],
                 "reached": trial.user_attrs["reached"],
-                "passes": trial.user_attrs["passes"],
+                "passes": trial.user_attrs[PASSES],
                 **trial.params,
             }
             for trial in trials

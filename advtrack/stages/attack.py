@@ -169,6 +169,7 @@ def _record(
         auc_low=auc_low,
         auc_high=auc_high,
         contradictions=result.contradictions,
+        cut_short=result.cut_short,
         criterion=result.criterion.name,
         protocol=options.protocol,
         front=result.front,

@@ -41,7 +41,8 @@ def log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     """Metrics and the result; the tag comes last and says that the result is whole."""
     metrics = {"fooling_rate": record.fooling_rate, "bound": record.bound, "iterations": record.iterations}
     metrics |= {"perturbation": record.perturbation, "l0": record.l0, "l2": record.l2, "linf": record.linf}
-    metrics |= {"samples": record.samples, "passes": record.passes, "contradictions": record.contradictions}
+    metrics |= {"samples": record.samples, "passes": record.passes, "cut_short": record.cut_short}
+    metrics |= {"contradictions": record.contradictions}
     metrics |= {name: getattr(record, name) for name in ("fooling_low", "fooling_high", "auc_low", "auc_high")}
     for norm, (ratio, low, high) in record.ratios.items():
         metrics |= {f"ratio_{norm}": ratio, f"ratio_{norm}_low": low, f"ratio_{norm}_high": high}
@@ -59,11 +60,12 @@ def say(record: AttackRecord, victim: str) -> None:
     passes = record.passes / record.samples
     logger.info(
         "%s against %s: fooling rate %.3f (%.3f to %.3f) %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
-        "%.0f passes a clip%s%s%s",
+        "%.0f passes a clip%s%s%s%s",
         record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high, verdict,
         record.target_fooling_rate, record.samples,
         record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
-        passes, _ratio(record), f"; {record.contradictions} contradictions" if record.contradictions else "",
+        passes, f", and more in {record.cut_short} trials cut short" if record.cut_short else "", _ratio(record),
+        f"; {record.contradictions} contradictions" if record.contradictions else "",
         "" if under_plain is None else f"; {under_plain:.3f} under the plain victim's budget",
     )  # fmt: skip
     if not record.settled:

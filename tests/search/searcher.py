@@ -60,4 +60,5 @@ if __name__ == "__main__":
         url=url,
     )
     budget = found.budget
-    print(json.dumps([budget.bound, budget.iterations, budget.settings, found.fooling_rate, found.passes]), flush=True)
+    spent = found.passes, found.cut_short
+    print(json.dumps([budget.bound, budget.iterations, budget.settings, found.fooling_rate, *spent]), flush=True)

@@ -134,10 +134,11 @@ def test_a_trial_in_the_works_gives_signs_of_life_until_others_have_closed_it(st
     trial, told = take(study, "probe", suggest), queue.SimpleQueue()
     set_attr = trial.set_user_attr
     monkeypatch.setattr(trial, "set_user_attr", lambda *given: (told.put(given[0]), set_attr(*given)))
-    with claims.working(study, trial):
-        assert told.get(timeout=10) == "alive"
+    with claims.working(study, trial, lambda: 7):
+        assert [told.get(timeout=10) for _ in range(4)][1:3] == ["alive", "passes"]
         claims.fail(study, trial.number)
-        assert [told.get(timeout=10) for _ in range(3)] == ["alive"] * 3  # to no avail, and none is complained about
+        begun = told.qsize()
+        assert [told.get(timeout=10) for _ in range(begun + 3)][-2:] == ["alive"] * 2  # no more, and no complaint
         trial.set_user_attr("passes", 1)
         pytest.fail("what is closed cannot be worked on")
     (line,) = (record.getMessage() for record in caplog.records if record.name == "advtrack")

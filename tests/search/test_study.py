@@ -568,12 +568,27 @@ def test_a_killed_study_is_continued(tmp_path, monkeypatch, attack):
     assert [t["bound"] for t in result.trials] == [t["bound"] for t in undisturbed.trials]
     states = [trial.state for trial in loaded(open_storage(url)).trials]
     assert states.count(TrialState.FAIL) == 2 and TrialState.RUNNING not in states
+    assert result.cut_short == 1 and result.passes >= undisturbed.passes
 
     with monkeypatch.context() as patch:
         calls = killing(patch, -1)
         again = find(victim, samples, bim(attack), open_storage(url))
     assert again.budget == result.budget and not calls
     assert len(again.trials) == len(result.trials)
+
+
+def test_what_a_trial_cut_short_has_spent_counts_as_far_as_it_told(storage, script):
+    thresholds = np.geomspace(0.001, 0.2, 10)
+    calls = script(lambda marks, eps, max_iter: (thresholds[marks.astype(int)] <= eps, marks.astype(int) * 0, marks))
+    with pytest.MonkeyPatch.context() as patch:
+        killing(patch, 10)
+        with pytest.raises(Killed):
+            find(None, marked(10), bim(), storage)
+    spent = 2 * sum(len(marks) for marks, _ in calls) + 2 * sum(script.looks)
+    told = [(trial.state, trial.user_attrs["passes"]) for trial in loaded(storage).trials]
+    assert sum(passes for _, passes in told) == spent and told[-1][0] == TrialState.FAIL and told[-1][1] > 0
+    result = find(None, marked(10), bim(), storage)
+    assert result.passes == 2 * sum(len(marks) for marks, _ in calls) + 2 * sum(script.looks) and result.cut_short == 1
 
 
 @pytest.mark.parametrize("sampler", ["bounds", "tpe", "random"])
@@ -792,10 +807,29 @@ def test_killed_settings_are_continued(tmp_path, monkeypatch, settings_script):
     assert result.budget.bound == 1.0
 
 
-def test_settings_are_limited_to_the_trials_asked_for(storage, settings_script):
-    grid = [(i, s) for i in CW["max_iter"] for s in CW["binary_search_steps"]]
-    settings_script({key: [1.0] * 3 for key in grid})
-    assert len(find(None, marked(3), searching("carlini_wagner", 1.0, 2, 0), storage).trials) == 2
+@pytest.mark.parametrize("norm", [1.0, np.inf])
+def test_settings_are_limited_to_the_trials_asked_for_and_those_left_are_said_to_be_open(
+    storage, settings_script, norm
+):
+    settings_script({key: [norm] * 3 for key in GRID})
+    few = find(None, marked(3), searching("carlini_wagner", 1.0, 2, 0), storage)
+    assert len(few.trials) == 2 and not few.settled and few.reached == (norm == 1)
+    assert "left open" in note_of(storage, few)
+    all_ = find(None, marked(3), searching("carlini_wagner", 1.0, len(GRID), 0), storage)
+    assert all_.settled and "left open" not in note_of(storage, all_)
+
+
+def test_what_a_setting_cut_short_has_spent_counts_too(storage, settings_script):
+    """The second setting betters the first, so that its hardest samples are followed by the others."""
+    table = dict.fromkeys(GRID, np.full(20, 1.0)) | {GRID[1]: np.full(20, 0.5)}
+    calls = settings_script(table)
+    with pytest.MonkeyPatch.context() as patch:
+        killing(patch, 3)
+        with pytest.raises(Killed):
+            find(None, marked(20), searching("carlini_wagner", 0.9), storage)
+    assert [len(marks) for marks, _ in calls] == [20, 6]
+    result = find(None, marked(20), searching("carlini_wagner", 0.9), storage)
+    assert result.passes == 2 * sum(len(marks) for marks, _ in calls) and result.cut_short == 1
 
 
 # Budgets of another victim

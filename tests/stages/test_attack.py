@@ -120,6 +120,7 @@ def test_a_record_is_the_result():
         missed_at=None,
         front=[],
         passes=40,
+        cut_short=2,
         contradictions=1,
         trials=[],
         study_name="study",
@@ -136,7 +137,7 @@ def test_a_record_is_the_result():
         0.9055, abs=1e-4
     )
     assert (record.auc_low, record.auc_high) == (0.25, 0.5)
-    assert (record.contradictions, record.protocol) == (1, "test")
+    assert (record.contradictions, record.cut_short, record.protocol) == (1, 2, "test")
 
 
 @pytest.mark.parametrize(("reached", "said"), [(True, "between 0.05 and 0.2;"), (False, "between 0.05 and anything;")])
@@ -145,12 +146,14 @@ def test_what_trials_left_open_is_said_and_tagged(store, caplog, reached, said):
         "bim_a", "linf", reached, 0.9, 0.9, 0.2, 0.05, 9, {}, 0.1, 1.0, 1.0, 0.1, 4, 0, 0, 9, None, None, "r", 72,
         settled=False,
     )  # fmt: skip
+    caplog.set_level("INFO", "advtrack")
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
         searched.log_record(run, record, "key")
     searched.say(record, "victim")
     assert said in caplog.text and runs.tag(runs.get(run.run_id), "bim_a.settled") == "False"
-    searched.say(replace(record, settled=True), "victim")
-    assert caplog.text.count("ran out") == 1
+    assert "cut short" not in caplog.text
+    searched.say(replace(record, settled=True, cut_short=2), "victim")
+    assert caplog.text.count("ran out") == 1 and "18 passes a clip, and more in 2 trials cut short" in caplog.text
 
 
 def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
