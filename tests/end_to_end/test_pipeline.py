@@ -125,6 +125,17 @@ def test_table_two_is_the_mean_of_the_transferred_rates(finished):
     assert float(value) == pytest.approx(100 * np.mean(rates), rel=1e-6)
 
 
+def test_a_models_page_has_its_row_of_the_tables(finished):
+    described = MlflowClient().get_registered_model(NAME).description
+    comparison = runs.find({"stage": "compare"})[0].info.run_id
+    for number in ("I", "II", "III"):
+        line = runs.read_artifact(comparison, f"table_{number}.md").decode().splitlines()[4]
+        cell = line.split("|")[3].strip()
+        # MLflow's Markdown takes [...] (2) for a link.
+        assert cell.replace("[", r"\[") in described, (number, described)
+    assert comparison in described
+
+
 def test_the_second_call_does_nothing_again(finished, overrides):
     place, _ = finished
     before = {run.info.run_id for run in runs.find({"stage": "attack"})}
