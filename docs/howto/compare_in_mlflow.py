@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 HIDDEN = ("Dataset", "Source", "Models")
@@ -37,7 +38,7 @@ def main(server: str, picture: str) -> None:
     for name in (*HIDDEN, *SHOWN):
         search.send_keys(name)
         press(f"//div[@role='dialog']//*[contains(@class, 'tree-title')][normalize-space()='{name}']")
-        search.send_keys(len(name) * "\b")
+        search.send_keys(len(name) * Keys.BACKSPACE)
     press("//h2")
     Path(picture).write_bytes(browser.get_screenshot_as_png())
     browser.quit()
