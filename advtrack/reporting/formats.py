@@ -203,10 +203,14 @@ def _csv_cell(cell: Cell) -> str:
 def _html_cell(cell: Cell, role: str, address: Callable[[str], str | None]) -> str:
     links = [(run, link) for run in cell.runs if (link := address(run))]
     shown = _bold(cell, "<strong>", "</strong>", escape(cell.text))
-    for number, (run, link) in enumerate(links, start=1):
-        shown += f' <a class="run" href="{escape(link)}" title="run {escape(run)}">{number}</a>'
+    shown += "".join(f" {run_link(run, link, number)}" for number, (run, link) in enumerate(links, start=1))
     value = "" if cell.value is None else f' data-value="{_raw(cell.value)}"'
     return f'<td class="{role}"{value}>{shown}</td>'
+
+
+def run_link(run: str, link: str, number: int) -> str:
+    """A small number that leads to a run's page, in a tab of its own."""
+    return f'<a class="run" href="{escape(link)}" target="_blank" rel="noopener" title="run {escape(run)}">{number}</a>'
 
 
 def _list(items: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from advtrack.reporting.cells import Table
 from advtrack.reporting.claims import Claim
 from advtrack.reporting.figures.drawing import Picture
 from advtrack.reporting.findings import Findings
-from advtrack.reporting.formats import to_html
+from advtrack.reporting.formats import run_link, to_html
 
 
 def html_report(
@@ -87,10 +87,7 @@ def _claims(claims: Sequence[Claim], address: Callable[[str], str]) -> str:
     """Each claim with its verdict and what decides it."""
     items = []
     for claim in claims:
-        links = " ".join(
-            f'<a class="run" href="{escape(address(run))}" title="run {escape(run)}">{number}</a>'
-            for number, run in enumerate(claim.runs, start=1)
-        )
+        links = " ".join(run_link(run, address(run), number) for number, run in enumerate(claim.runs, start=1))
         items.append(
             f'<li><span class="verdict {claim.verdict}">{claim.verdict.capitalize()}:</span>{escape(claim.statement)} '
             f'<span class="dim">({escape(claim.source)}; on {escape(claim.dataset)})</span><br>'

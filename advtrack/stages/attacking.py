@@ -88,7 +88,8 @@ class Attacked:
 
     def params(self) -> dict[str, Any]:
         """What a run says of its options."""
-        return {**asdict(self.options), "device": str(self.device), "storage": redacted(self.options.storage)}
+        told = {"device": str(self.device), "storage": redacted(self.options.storage)}
+        return {**asdict(self.options), **told, "training": self.victim.description.training["kind"]}
 
     def struck(self, attack: str) -> Struck:
         """Whom an attack strikes."""

@@ -23,7 +23,7 @@ from advtrack.stages.plan import Step, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import registry, runs
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _facts() -> dict[str, str]:
     return {
         "Program": f"advtrack {__version__}",
         "Links": f"Small numbers lead to MLflow runs at {runs.ui_address()}; advtrack dashboard serves them "
-        "where no tracking server does.",
+        "where no tracking server does. MLflow's own viewer of artifacts does not follow them: open the file itself.",
     }
 
 
@@ -199,7 +199,9 @@ def _describe_models(findings: Findings, run_id: str) -> None:
                 table.title: table.lines[line][[column.name for column in table.columns].index(model)].text
                 for table in tables
             }
-            said = "".join(f"| {title} | {text} |\n" for title, text in texts.items())
+            # MLflow would make a link of [...] (2).
+            escaped = {title: text.replace("[", r"\[") for title, text in texts.items()}
+            said = "".join(f"| {title} | {text} |\n" for title, text in escaped.items())
             name = registry.model_name(dataset.text, representation.text, model)
             registry.describe(
                 name,

@@ -158,7 +158,7 @@ def train_folds(
         tags |= {"standard": f"{standard.name}/{standard.version}", "standard_run": standard.run_id}
     device = choose_device(options.device)
     params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
-    params["features_run"] = features_run
+    params |= {"features_run": features_run, "training": options.kind}
     task = Task(
         options.dataset,
         options.representation,

@@ -27,17 +27,18 @@ def test_main_prints_the_tables_the_report_and_how_to_look_at_it(finished):
     assert (place.folder / "work" / "report.html").stat().st_size > 10_000
 
 
-def test_every_stage_is_one_finished_run(finished):
-    stages = [
-        runs.tag(run, "stage")
-        for run in runs.find({}, status="FINISHED")
-        if runs.tag(run, "code_version") and runs.tag(run, "stage") != "fold"
-    ]
-    assert sorted(stages) == sorted(["main", "features", "train", "adv-train", "attack", "attack", "compare"])
-    assert len(runs.find({"stage": "fold"}, status="FINISHED")) == 2
+def test_every_stage_is_one_finished_run_every_fold_one_under_it_and_there_are_no_others(finished):
     client = MlflowClient()
-    statuses = {run.info.status for run in client.search_runs([e.experiment_id for e in client.search_experiments()])}
-    assert statuses == {"FINISHED"}
+    made = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.status for run in made} == {"FINISHED"}
+    folds = [run for run in made if runs.tag(run, "stage") == "fold"]
+    stages = [run for run in made if runs.tag(run, "stage") != "fold"]
+    named = ["main", "features", "train", "adv-train", "attack", "attack", "compare"]
+    assert sorted(runs.tag(run, "stage") for run in stages) == sorted(named)
+    assert all(runs.tag(run, "code_version") for run in stages)
+    trainings = {run.info.run_id for run in stages if runs.tag(run, "stage") in ("train", "adv-train")}
+    assert len(folds) == 2 and {runs.parent(run) for run in folds} == trainings
+    assert all("mlflow.parentRunId" not in run.data.tags for run in stages)
 
 
 def test_aliases_point_at_the_same_fold_of_both_trainings(finished):
@@ -127,6 +128,17 @@ def test_table_two_is_the_mean_of_the_transferred_rates(finished):
     header, line = runs.read_artifact(comparison, "table_II.csv").decode().splitlines()[:2]
     value = dict(zip(header.split(","), line.split(","), strict=False))["resnet18"]
     assert float(value) == pytest.approx(100 * np.mean(rates), rel=1e-6)
+
+
+def test_a_models_page_has_its_row_of_the_tables(finished):
+    described = MlflowClient().get_registered_model(NAME).description
+    comparison = runs.find({"stage": "compare"})[0].info.run_id
+    for number in ("I", "II", "III"):
+        line = runs.read_artifact(comparison, f"table_{number}.md").decode().splitlines()[4]
+        cell = line.split("|")[3].strip()
+        # MLflow's Markdown takes [...] (2) for a link.
+        assert cell.replace("[", r"\[") in described, (number, described)
+    assert comparison in described
 
 
 def test_the_second_call_does_nothing_again(finished, overrides):

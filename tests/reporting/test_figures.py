@@ -80,6 +80,13 @@ def test_rates_over_iterations_count_whom_the_budget_fools() -> None:
     assert iterations.tolist() == [2, 7] and fooled.tolist() == [2, 3]
 
 
+def test_an_axis_of_one_number_names_it() -> None:
+    drawn = rates_figure(
+        "rates", "Rates", [victim("plain", replace(FOUND, iterations=47, front=[(0.02, 47)]))], ["bim_a"]
+    )
+    assert ">47</text>" in drawn.svg.decode()
+
+
 def test_rates_figure_ignores_order_and_takes_what_is_missing() -> None:
     unread = replace(FOUND, attack="jsma", norm="l0", bound=20.0, target_reached=False, clips=None, front=[])
     nobody = replace(FOUND, clips=replace(CLIPS, success=(False,) * 4, fooled_at=(np.inf,) * 4), front=[])

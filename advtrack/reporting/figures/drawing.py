@@ -110,6 +110,17 @@ def counting(axis: Axis) -> None:
     _plain_numbers(axis)
 
 
+def labelled(axis: Axis) -> None:
+    """Name the least and the greatest value of an axis that is so short that fewer than two ticks fall on it."""
+    from matplotlib.ticker import FixedLocator
+
+    low, high = axis.get_view_interval()
+    if sum(low <= tick <= high for tick in axis.get_majorticklocs()) < 2:
+        ax = axis.axes
+        values = [value for line in ax.lines for value in (line.get_xdata() if axis is ax.xaxis else line.get_ydata())]
+        axis.set_major_locator(FixedLocator([min(values), max(values)]))
+
+
 def _scale(axis: Axis, scale: str) -> None:
     ax = axis.axes
     (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)(scale)

@@ -17,6 +17,7 @@ from advtrack.reporting.figures.drawing import (
     Picture,
     canvas,
     counting,
+    labelled,
     literal,
     logarithmic,
     picture,
@@ -125,6 +126,7 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
         middle.set_xlabel("iterations", fontsize=7)
         counting(right.yaxis)
         right.margins(y=0.15)
+        labelled(right.yaxis)
         right.set_ylabel("iterations", fontsize=7)
         for ax in (left, middle, right):
             quiet_grid(ax)
@@ -195,4 +197,5 @@ def _front(ax: Axes, record: AttackRecord, look: dict[str, Any]) -> None:
 
 
 def _mark(ax: Axes, x: float, y: float, look: dict[str, Any]) -> None:
-    ax.plot([x], [y], markersize=7, **(look | {"linestyle": "none", "markeredgecolor": "black"}))
+    whole = {"linestyle": "none", "markeredgecolor": "black", "clip_on": False, "zorder": 3}  # also at the edge
+    ax.plot([x], [y], markersize=7, **(look | whole))

@@ -23,6 +23,11 @@ function sort(table, column) {
   document.getElementById("said").textContent = `Sorted by ${head.textContent}, ${direction}`;
 }
 
+// A page in a sandbox, as in MLflow's viewer, does not follow links to its own parts.
+for (const link of document.querySelectorAll('a[href^="#"]')) {
+  link.addEventListener("click", () => document.getElementById(link.hash.slice(1)).scrollIntoView());
+}
+
 for (const table of document.querySelectorAll("table")) {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");
