@@ -30,7 +30,7 @@ from advtrack.training.metrics import confusion, macro_f1
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 
 @dataclass(frozen=True)

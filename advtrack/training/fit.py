@@ -110,7 +110,7 @@ def fit(
     Raises
     ------
     InputError
-        The loss is not finite.
+        The loss, or the network after an epoch, is not finite.
     Terminated
         SIGTERM came; the same call goes on from there.
     """
@@ -128,12 +128,14 @@ def fit(
         while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
             number = len(progress.history) + 1
             _freeze(network, pretrained if number <= settings.freeze_epochs else ())
-            train_loss = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
-            if train_loss is None:
+            trained = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
+            if trained is None:
                 break
-            epoch = Epoch(
-                number, train_loss, *_evaluate(network, data, stop), *_watch(network, data, watched, settings)
-            )
+            train_loss, last_step = trained
+            stop_loss, stop_accuracy = _evaluate(network, data, stop)
+            if not (np.isfinite(stop_loss) and _finite(network)):
+                raise InputError(f"the network is not finite after {last_step}: lower the peak (--lr)")
+            epoch = Epoch(number, train_loss, stop_loss, stop_accuracy, *_watch(network, data, watched, settings))
             progress.history.append(epoch)
             progress.losses = torch.zeros(0)
             if best(progress.history) is epoch:
@@ -177,8 +179,11 @@ def _train_epoch(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     terminated: Callable[[], bool],
-) -> float | None:
-    """The epoch that comes next, from the batch on where it is; its mean loss, or None if it was broken off."""
+) -> tuple[float, str] | None:
+    """The epoch that comes next, from the batch on where it is; its mean loss and which step was its last.
+
+    None if it was broken off.
+    """
     device, number = next(network.parameters()).device, len(progress.history) + 1
     batches = _batches(data, train, settings, number)
     # The GPU writes losses into pinned memory when it gets there: nobody waits for it, and those that are not
@@ -207,7 +212,7 @@ def _train_epoch(
     if done < len(losses):
         progress.losses = losses[:done].clone()
         return None
-    return float(np.average(losses.numpy(), weights=batches.sizes))
+    return float(np.average(losses.numpy(), weights=batches.sizes)), _step(number, done, done, rates[-1])
 
 
 def _batches(data: Images, train: np.ndarray, settings: Settings, epoch: int) -> Batches:
@@ -250,10 +255,17 @@ def _refuse_infinite(losses: Tensor, rates: list[float], epoch: int) -> None:
     """Stop at the first loss that is not finite, as far as they are known."""
     if not losses.isfinite().all():
         batch = int((~losses.isfinite()).nonzero()[0])
-        raise InputError(
-            f"the loss is not finite in epoch {epoch}, batch {batch + 1} of {len(losses)}, at a learning rate of "
-            f"{rates[batch]:.3g}: lower the peak (--lr)"
-        )
+        step = _step(epoch, batch + 1, len(losses), rates[batch])
+        raise InputError(f"the loss is not finite in {step}: lower the peak (--lr)")
+
+
+def _step(epoch: int, batch: int, batches: int, rate: float) -> str:
+    return f"epoch {epoch}, batch {batch} of {batches}, at a learning rate of {rate:.3g}"
+
+
+def _finite(network: nn.Module) -> bool:
+    """Whether all weights and statistics are, asked of the device once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in network.state_dict().values()]).all())
 
 
 def _evaluate(network: nn.Module, data: Images, indices: np.ndarray) -> tuple[float, float]:

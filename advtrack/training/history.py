@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,12 +54,12 @@ def overfitted_since(history: Sequence[Epoch]) -> int | None:
 def best(history: Sequence[Epoch]) -> Epoch:
     """The epoch of the highest accuracy on the early-stopping part, then the lowest loss, then the first.
 
-    Epochs that have collapsed are left out.
+    Epochs that have collapsed are left out, and one whose loss is not finite comes after all others.
     """
     marked = set(collapsed(history))
     return max(
         (epoch for epoch in history if epoch.number not in marked),
-        key=lambda epoch: (epoch.stop_accuracy, -epoch.stop_loss),
+        key=lambda epoch: (math.isfinite(epoch.stop_loss), epoch.stop_accuracy, -epoch.stop_loss),
     )
 
 

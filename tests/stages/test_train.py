@@ -355,3 +355,10 @@ def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog
     assert (
         "since epoch 2 it withstands FGSM and no longer BIM (catastrophic overfitting); epoch 1 counts" in caplog.text
     )
+
+
+def test_a_network_that_diverged_in_the_last_step_is_not_registered(train):
+    with pytest.raises(InputError, match=r"not finite after epoch 1, batch 1 of 1, at a learning rate of \de\+\d\d"):
+        train(epochs=1, batch_size=1000, lr=1e30)
+    assert {run.info.status for run in runs.find({})} == {"FAILED"}
+    assert not registry.versions(NAME) and registry.by_alias(NAME, "standard") is None

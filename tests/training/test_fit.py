@@ -265,6 +265,29 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_epoch_batch_and_learn
     assert len(seen) <= poisoned + 3  # those read ahead
 
 
+@pytest.mark.parametrize(("batch_size", "lr"), [(90, 1e30), (45, 1e30), (90, 3e38)])
+def test_a_network_that_the_last_step_ruined_is_refused(tmp_path, batch_size, lr):
+    """Every training loss was that of weights before a step, and finite."""
+    net, told = network(), []
+    with pytest.raises(InputError, match=r"epoch 1, batch (\d) of \1, at a learning rate of \S+e\+\d\d: lower"):
+        fit(net, Stripes(), *parts(Stripes()), options(batch_size=batch_size, lr=lr), tmp_path / "s.pt", told.append)
+    assert not told
+
+
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_weights_and_statistics_that_are_not_finite_are_refused_even_where_the_loss_is(tmp_path, monkeypatch, name):
+    """An infinite variance in BatchNorm makes a map of zeros, and a loss like any other."""
+    net = network()
+
+    def evaluate(*arguments):
+        net.state_dict()[name].view(-1)[0] = torch.inf
+        return 1.0, 0.5
+
+    monkeypatch.setattr(module, "_evaluate", evaluate)
+    with pytest.raises(InputError, match=r"the network is not finite after epoch 1, batch 6 of 6, at a learning rate"):
+        train(net, Stripes(), tmp_path / "s.pt")
+
+
 def test_an_eps_may_be_drawn_for_each_batch(tmp_path, monkeypatch):
     drawn, original = [], module.adversarial_backward
 

@@ -1,5 +1,7 @@
 """Which epoch is the best, and when training has overfitted to one step."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from advtrack.training.history import Epoch, best, collapsed, goes_on, overfitte
         ([0.5, 0.9, 0.7], [1.0, 2.0, 0.1], 2),
         ([0.5, 0.9, 0.9], [1.0, 0.5, 0.4], 3),
         ([0.9, 0.9, 0.9], [0.4, 0.4, 0.4], 1),
+        ([0.9, 0.1, 0.1], [math.nan, 0.4, 0.4], 2),
+        ([0.1, 0.1, 0.9], [0.4, 0.4, math.inf], 1),
     ],
 )
 def test_best_is_by_accuracy_then_loss_then_the_first(accuracies, losses, expected):
