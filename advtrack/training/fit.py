@@ -81,9 +81,9 @@ def fit(
     """Train ``network`` in place and leave it with the weights of its best epoch.
 
     Each batch's clips, augmentation and dropout derive from (seed, epoch, batch) alone, so that a run continued from
-    ``checkpoint`` ends where an undisturbed one does. The file is written after every epoch that is not too short for
-    it, and on SIGTERM after the batch at hand. It stays, with what is left to know of finished training, until the
-    caller has put the weights into a safe place.
+    ``checkpoint`` ends where an undisturbed one does. The file is written after every epoch, while the next one is
+    trained (not after each, if writing takes more than a fifth of an epoch), and on SIGTERM after the batch at hand. It
+    stays, with what is left to know of finished training, until the caller has put the weights into a safe place.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def fit(
     Raises
     ------
     InputError
-        The loss, or the network after an epoch, is not finite.
+        The loss, or the network after an epoch, is not finite; or ``checkpoint`` cannot be written.
     Terminated
         SIGTERM came; the same call goes on from there.
     """
@@ -118,34 +118,33 @@ def fit(
     network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=_WEIGHT_DECAY, fused=True)
     schedule = _schedule(optimiser, settings, settings.epochs * len(_batches(data, train, settings, epoch=1).sizes))
-    state = Checkpoint(checkpoint, network, optimiser, schedule)
-    progress = state.read(device)
-    for epoch in progress.history:
-        on_epoch(epoch)
     watched = _watched(stop, len(train), settings)
-
-    with termination_put_off() as terminated:
-        while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
-            number = len(progress.history) + 1
-            _freeze(network, pretrained if number <= settings.freeze_epochs else ())
-            trained = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
-            if trained is None:
-                break
-            train_loss, last_step = trained
-            stop_loss, stop_accuracy = _evaluate(network, data, stop)
-            if not (np.isfinite(stop_loss) and _finite(network)):
-                raise InputError(f"the network is not finite after {last_step}: lower the peak (--lr)")
-            epoch = Epoch(number, train_loss, stop_loss, stop_accuracy, *_watch(network, data, watched, settings))
-            progress.history.append(epoch)
-            progress.losses = torch.zeros(0)
-            if best(progress.history) is epoch:
-                progress.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with Checkpoint(checkpoint, network, optimiser, schedule) as state:
+        progress = state.read(device)
+        for epoch in progress.history:
             on_epoch(epoch)
-            state.write_if_due(progress)
-        if terminated():
-            state.write(progress)
-    _freeze(network, ())
-    state.finish(progress)
+        with termination_put_off() as terminated:
+            while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
+                number = len(progress.history) + 1
+                _freeze(network, pretrained if number <= settings.freeze_epochs else ())
+                trained = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
+                if trained is None:
+                    break
+                train_loss, last_step = trained
+                stop_loss, stop_accuracy = _evaluate(network, data, stop)
+                if not (np.isfinite(stop_loss) and _finite(network)):
+                    raise InputError(f"the network is not finite after {last_step}: lower the peak (--lr)")
+                epoch = Epoch(number, train_loss, stop_loss, stop_accuracy, *_watch(network, data, watched, settings))
+                progress.history.append(epoch)
+                progress.losses = torch.zeros(0)
+                if best(progress.history) is epoch:
+                    progress.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                on_epoch(epoch)
+                state.write_behind(progress)
+            if terminated():
+                state.write(progress)
+        _freeze(network, ())
+        state.finish(progress)
     return best(progress.history)
 
 

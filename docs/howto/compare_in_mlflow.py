@@ -1,4 +1,4 @@
-"""Makes compare-in-mlflow.png: the attack runs of `make demo` in the MLflow UI, with the columns that the page names.
+"""Makes compare-in-mlflow.png: the attack runs of `make demo` in the MLflow UI, and the list of columns.
 
 With Chromium and its driver installed, from the folder of the runs, while `advtrack dashboard` serves them:
 
@@ -12,19 +12,14 @@ from urllib.parse import quote
 
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
-
-HIDDEN = ("Dataset", "Source", "Models")
-SHOWN = ("representation", "training", "deepfool/bound", "deepfool/fooling_rate", "deepfool/ratio_linf")
-SHOWN += ("deepfool/transferred_fooling_rate",)
 
 
 def main(server: str, picture: str) -> None:
-    """Open the run table, choose its columns, and save what is seen."""
+    """Open the run table and the list of its columns, and save what is seen."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--window-size=1500,640"):
+    for argument in ("--headless=new", "--no-sandbox", "--window-size=1500,800"):
         options.add_argument(argument)
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
@@ -32,14 +27,12 @@ def main(server: str, picture: str) -> None:
         WebDriverWait(browser, 120).until(lambda _: browser.find_elements(By.XPATH, path))[0].click()
 
     browser.get(f"{server}/#/experiments/1/runs?searchFilter={quote('tags.`advtrack.stage` = ' + repr('attack'))}")
+    WebDriverWait(browser, 120).until(lambda _: browser.find_elements(By.PARTIAL_LINK_TEXT, "attack "))
     press("//button[@aria-label='Close']")  # the assistant
     press("//button[normalize-space()='Columns']")
-    search = browser.find_element(By.XPATH, "//input[@placeholder='Search columns']")
-    for name in (*HIDDEN, *SHOWN):
-        search.send_keys(name)
-        press(f"//div[@role='dialog']//*[contains(@class, 'tree-title')][normalize-space()='{name}']")
-        search.send_keys(len(name) * Keys.BACKSPACE)
-    press("//h2")
+    WebDriverWait(browser, 120).until(
+        lambda _: browser.find_elements(By.XPATH, "//input[@placeholder='Search columns']")
+    )
     Path(picture).write_bytes(browser.get_screenshot_as_png())
     browser.quit()
 

@@ -1,6 +1,12 @@
 """One fold: learning, the best epoch, patience, and being killed."""
 
+import errno
+import os
+import resource
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from threading import Event
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -131,10 +137,22 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
+@pytest.fixture
+def long_epochs(monkeypatch):
+    """Epochs that last as long as each must for its state to be written."""
+    original = Checkpoint.write_behind
+
+    def write_behind(self, progress):
+        while self._written and not (self._written.done() and monotonic() >= self._written.result()):
+            sleep(1e-3)
+        original(self, progress)
+
+    monkeypatch.setattr(Checkpoint, "write_behind", write_behind)
+
+
 @pytest.mark.parametrize("eps", [None, 0.05])
 @pytest.mark.parametrize("last", [1, 2, 5])
-def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch, last, eps):
-    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
+def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_path, long_epochs, last, eps):
     data, undisturbed, whole = Stripes(noise=1.0), network(), []
     best = train(undisturbed, data, tmp_path / "whole.pt", whole.append, eps=eps)
 
@@ -145,7 +163,7 @@ def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_pa
     state = tmp_path / "folder" / "state.pt"
     with pytest.raises(Killed):
         train(network(), data, state, die, eps=eps)
-    assert state.exists()
+    assert len(torch.load(state, weights_only=True)["history"]) == last
 
     continued, seen = network(seed=99), []
     torch.rand(17)  # the state of the global generator must not matter
@@ -155,8 +173,7 @@ def test_killed_and_continued_training_ends_where_an_undisturbed_one_does(tmp_pa
     assert not list(state.parent.iterdir())
 
 
-def test_a_run_killed_twice_ends_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
+def test_a_run_killed_twice_ends_the_same(tmp_path):
     data, undisturbed = Stripes(noise=1.0), network()
     train(undisturbed, data, tmp_path / "whole.pt", patience=3)
     for last in (2, 4):
@@ -187,9 +204,7 @@ def test_finished_training_is_not_repeated_while_its_file_is_there(tmp_path, mon
     assert same_weights(again, net) and len(told) == 6 and not again.training
 
 
-def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
-
+def test_the_state_on_disk_holds_no_code(tmp_path, long_epochs):
     def die(epoch):
         if epoch.number == 3:
             raise Killed
@@ -200,15 +215,14 @@ def test_the_state_on_disk_holds_no_code(tmp_path, monkeypatch):
     assert [epoch["number"] for epoch in state["history"]] == [1, 2]
 
 
-def test_a_kill_while_the_state_is_written_leaves_the_one_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(state_module, "_SHARE_OF_TIME", np.inf)
+def test_a_kill_while_the_state_is_written_leaves_the_one_before(tmp_path, monkeypatch, long_epochs):
     original, written = torch.save, []
 
-    def save(content, path):
-        written.append(path)
-        original(content, path)
+    def save(content, file):
+        written.append(file)
+        original(content, file)
         if len(written) == 3:
-            path.write_bytes(path.read_bytes()[:1000])
+            file.truncate(1000)
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -222,23 +236,108 @@ def test_a_kill_while_the_state_is_written_leaves_the_one_before(tmp_path, monke
     assert same_weights(undisturbed, continued)
 
 
-def test_epochs_too_short_for_it_are_not_all_written(tmp_path, monkeypatch):
-    """The clock says that each writing takes a second and each epoch two: after the first, 30 s must pass."""
+@pytest.mark.parametrize(("seconds", "expected"), [(2, [1, 3, 5, 7]), (4, [1, 2, 3, 4, 5, 6, 7, 8])])
+def test_of_epochs_too_short_for_it_not_each_is_written(tmp_path, monkeypatch, seconds, expected):
+    """The clock says that each writing takes a second: then five must have passed since it began."""
     clock, written = [0.0], []
-    original = Checkpoint.write
+    original, behind = Checkpoint._replace, Checkpoint.write_behind
 
-    def write(self, progress):
-        written.append(len(progress.history))
+    def replace(self, state):
+        written.append(len(state["history"]))
         clock[0] += 1
-        original(self, progress)
+        original(self, state)
+
+    def write_behind(self, progress):
+        behind(self, progress)
+        self._settle()
 
     def tick(epoch):
-        clock[0] += 2
+        clock[0] += seconds
 
-    monkeypatch.setattr(Checkpoint, "write", write)
+    monkeypatch.setattr(Checkpoint, "_replace", replace)
+    monkeypatch.setattr(Checkpoint, "write_behind", write_behind)
     monkeypatch.setattr(state_module, "monotonic", lambda: clock[0])
-    train(network(), Stripes(), tmp_path / "state.pt", tick, epochs=35)
-    assert written == [1, 16, 31]
+    train(network(), Stripes(), tmp_path / "state.pt", tick, epochs=8)
+    assert written == [*expected, 8]  # at the end in any case
+
+
+def test_training_goes_on_while_the_state_is_written_which_is_that_of_its_epoch(tmp_path, monkeypatch):
+    """The first writing lasts until the end of epoch 4."""
+    original, go_on, kept, net = Checkpoint._replace, Event(), [], network()
+
+    def replace(self, state):
+        assert go_on.wait(60)
+        original(self, state)
+
+    def told(epoch):
+        kept.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+        if epoch.number == 4:
+            go_on.set()
+            raise Killed
+
+    monkeypatch.setattr(Checkpoint, "_replace", replace)
+    with pytest.raises(Killed):
+        train(net, Stripes(), tmp_path / "state.pt", told)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert [epoch["number"] for epoch in state["history"]] == [1]
+    assert all(torch.equal(tensor, kept[0][name]) for name, tensor in state["network"].items())
+    assert not torch.equal(state["network"]["0.weight"], kept[1]["0.weight"])
+
+
+@contextmanager
+def full_disk(room):
+    """No file may grow beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_state_before_is_kept(tmp_path, long_epochs):
+    place, undisturbed = tmp_path / "folder" / "state.pt", network()
+    with (
+        pytest.raises(InputError, match=r"folder cannot be written \(File too large\): make room.*--work-dir"),
+        ExitStack() as s,
+    ):
+        train(network(), Stripes(), place, lambda epoch: epoch.number == 3 and s.enter_context(full_disk(4000)))
+    assert [file.name for file in place.parent.iterdir()] == ["state.pt"]
+    assert len(torch.load(place, weights_only=True)["history"]) == 2
+    train(undisturbed, Stripes(), tmp_path / "whole.pt")
+    continued = network(seed=9)
+    train(continued, Stripes(), place)
+    assert same_weights(undisturbed, continued)
+
+
+def test_a_full_disk_at_the_end_is_told_as_well(tmp_path, monkeypatch):
+    def fsync(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        train(network(), Stripes(), tmp_path / "state.pt", epochs=1)
+
+
+@pytest.mark.parametrize("damage", ["half", "nothing", "bit", "text", "another network", "another file"])
+def test_a_damaged_state_is_named_and_training_begins_anew(tmp_path, caplog, damage):
+    undisturbed, place = network(), tmp_path / "state.pt"
+    fit(undisturbed, Stripes(), *parts(Stripes()), options(), place, lambda epoch: None)
+    whole = place.read_bytes()
+    if damage == "another network":
+        state = torch.load(place, weights_only=True)
+        torch.save({**state, "network": {"0.weight": state["network"]["0.weight"]}}, place)
+    elif damage == "another file":
+        torch.save([1, 2], place)
+    else:
+        spoilt = bytearray(whole)
+        spoilt[whole.index(undisturbed.state_dict()["6.weight"].numpy().tobytes())] ^= 1
+        content = {"half": whole[: len(whole) // 2], "nothing": b"", "bit": bytes(spoilt), "text": b"PK nonsense"}
+        place.write_bytes(content[damage])
+    again, told = network(), []
+    train(again, Stripes(), place, told.append)
+    assert f"{place} is damaged" in caplog.text and "trained from the start" in caplog.text
+    assert len(told) == 6 and same_weights(again, undisturbed)
 
 
 def test_seeds_decide(tmp_path):

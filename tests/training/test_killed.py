@@ -11,19 +11,18 @@ import torch
 PROGRAM = textwrap.dedent("""
     import os, signal, sys
     from pathlib import Path
+    from time import sleep
 
     import numpy as np
     import torch
     from torch import nn
 
     from advtrack.processes import Terminated
-    from advtrack.training import state
     from advtrack.training.fit import Settings, fit
 
     torch.set_num_threads(1)
-    state._SHARE_OF_TIME = np.inf  # epochs of milliseconds are written all the same
     folder, eps = Path(sys.argv[1]), float(sys.argv[2])
-    count, how, pieces = int(sys.argv[3]), getattr(signal, sys.argv[4]), 0
+    when, how, epoch, passes = sys.argv[3], getattr(signal, sys.argv[4]), 1, 0
 
 
     class Noise:
@@ -38,9 +37,9 @@ PROGRAM = textwrap.dedent("""
     class Bomb(nn.Module):
         # Goes off in the middle of a step: what comes after it has not been computed yet.
         def forward(self, x):
-            global count
-            count -= self.training
-            if count == 0:
+            global passes
+            passes += self.training
+            if f"{epoch}/{passes}" == when:
                 os.kill(os.getpid(), how)
             return x
 
@@ -52,17 +51,27 @@ PROGRAM = textwrap.dedent("""
     )
     options = Settings(epochs=5, patience=0, batch_size=16, lr=1e-2, seed=1, eps=eps or None)
     told = []
+
+
+    def tell(ended):
+        global epoch, passes
+        epoch, passes = ended.number + 1, 0
+        told.append(ended)
+        sleep(0.1)  # so short an epoch would not be written each time
+
+
     try:
-        fit(network, Noise(), np.arange(64), np.arange(64, 80), options, folder / "state.pt", told.append)
+        fit(network, Noise(), np.arange(64), np.arange(64, 80), options, folder / "state.pt", tell)
     except Terminated:
         sys.exit(99)
     torch.save({"network": network.state_dict(), "told": [vars(epoch) for epoch in told]}, folder / "weights.pt")
 """)
 
 
-def run(folder, eps, count=0, how=signal.SIGKILL):
+def run(folder, eps, when="", how=signal.SIGKILL):
+    """Train; ``when`` a signal comes is an epoch and how many times the network was passed in it: '2/3'."""
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(eps), str(count), how.name]
+    command = [sys.executable, "-c", PROGRAM, str(folder), str(eps), when, how.name]
     return subprocess.run(command, timeout=120, check=False).returncode
 
 
@@ -72,11 +81,11 @@ def test_weights_are_the_same_bit_for_bit(tmp_path, eps):
     passes = 2 if eps else 1
     assert run(tmp_path / "undisturbed", eps) == 0
     folder = tmp_path / "killed"
-    assert run(folder, eps, 7 * passes) == -signal.SIGKILL  # in epoch 2: continues with epoch 2
-    assert run(folder, eps, 6 * passes, signal.SIGTERM) == 99  # in epoch 3: continues after that batch
+    assert run(folder, eps, f"2/{3 * passes}") == -signal.SIGKILL
+    assert run(folder, eps, f"3/{2 * passes}", signal.SIGTERM) == 99  # continues after that batch
     state = torch.load(folder / "state.pt", weights_only=True)
     assert len(state["history"]) == 2 and len(state["losses"]) == 2
-    assert run(folder, eps, 3 * passes) == -signal.SIGKILL  # in epoch 4: continues with epoch 4
+    assert run(folder, eps, f"4/{3 * passes}") == -signal.SIGKILL
     assert run(folder, eps) == 0
     whole, continued = (torch.load(place / "weights.pt") for place in (tmp_path / "undisturbed", folder))
     assert whole["told"] == continued["told"] and len(whole["told"]) == 5
