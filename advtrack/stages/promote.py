@@ -10,6 +10,7 @@ from typing import Any
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.stages import champions
 from advtrack.stages.by_name import by_name
 from advtrack.stages.proofs import Gate, Proof, gather
 from advtrack.stages.victims import only_victim
@@ -17,7 +18,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -75,40 +76,36 @@ def run(options: Promotion) -> str:
 
 
 def _move(options: Promotion, stage: runs.StageRun, candidate: registry.Registered, proof: Proof, why: str) -> None:
-    replaced = registry.by_alias(candidate.name, registry.CHAMPION)
-    before = replaced.version if replaced else "none"
+    line = champions.line(candidate.name)
+    before, alias = line[-1] if line else "none", f"{candidate.name}@{registry.CHAMPION}"
     stage.tags({"why": why, "dry_run": options.dry_run})
+    if before == candidate.version:
+        logger.info("%s is %s already: %s", candidate, alias, why)
+        return
     if options.dry_run:
-        logger.info(
-            "%s would become %s@%s in the place of version %s: %s",
-            candidate, candidate.name, registry.CHAMPION, before, why,
-        )  # fmt: skip
+        logger.info("%s would become %s in the place of version %s: %s", candidate, alias, before, why)
         return
     told = {"promoted_by": stage.run_id, "replaced": before, "promoted_for": why}
     registry.tag(candidate, {**told, "evidence_runs": ",".join(proof.run_ids)})
-    stage.tags({"replaced": before})  # known before it happens, so that it can be taken back at any moment after
-    registry.set_alias(candidate, registry.CHAMPION)
-    logger.info(
-        "%s is now %s@%s in the place of version %s: %s", candidate, candidate.name, registry.CHAMPION, before, why
-    )
+    stage.tags({"replaced": before})
+    champions.succeed(line, candidate)
+    logger.info("%s is now %s in the place of version %s: %s", candidate, alias, before, why)
 
 
 def _rollback(options: Promotion) -> str:
     """Return ``champion`` to the version that it replaced; one promotion further back each time."""
     dataset = registry.dataset_of(options.dataset, options.representation, options.model)
     name = registry.model_name(dataset, options.representation, options.model)
-    champion = registry.by_alias(name, registry.CHAMPION)
+    champion, remaining = registry.by_alias(name, registry.CHAMPION), champions.line(name)[:-1]
     if champion is None:
         raise InputError(f"--rollback: {name} has no champion to take back; advtrack promote makes one")
-    promotion = _promotion_of(champion)
-    before = runs.tag(promotion, "replaced") if promotion else None
-    if promotion is None or before is None:
-        raise InputError(f"--rollback: no promotion of {champion} tells what it replaced; move the alias by hand")
-    if before == "none":
-        raise InputError(f"--rollback: {champion} replaced nothing; it is the first champion")
-    earlier = registry.version(name, before)
+    if not remaining:
+        raise InputError(f"--rollback: no version is on record that {champion} replaced; promote another")
+    earlier = registry.version(name, remaining[-1])
     if earlier is None:
-        raise InputError(f"--rollback: {name} version {before}, which {champion} replaced, is deleted; promote another")
+        raise InputError(
+            f"--rollback: {name} version {remaining[-1]}, which {champion} replaced, is deleted; promote another"
+        )
     tags = {**_tags(earlier), "replaced": champion.version, "dry_run": options.dry_run}
     with runs.stage_run(
         "rollback", CODE_VERSION, {}, title=str(earlier), params=asdict(options), tags=tags, force=True
@@ -116,18 +113,10 @@ def _rollback(options: Promotion) -> str:
         if options.dry_run:
             logger.info("%s would become %s@%s again", earlier, name, registry.CHAMPION)
             return stage.run_id
-        registry.set_alias(earlier, registry.CHAMPION)
+        champions.return_to(earlier, remaining)
         registry.tag(champion, {"rolled_back_by": stage.run_id})
-        runs.StageRun(promotion.info.run_id).tags({"rolled_back_by": stage.run_id})
         logger.info("%s is %s@%s again, instead of version %s", earlier, name, registry.CHAMPION, champion.version)
         return stage.run_id
-
-
-def _promotion_of(champion: registry.Registered) -> runs.Run | None:
-    """The MLflow run of the last promotion of a version that was not taken back, or None."""
-    found = runs.find({"stage": "promote", "victim": f"{champion.name}/{champion.version}"}, status="FINISHED")
-    standing = [run for run in found if runs.tag(run, "replaced") and not runs.tag(run, "rolled_back_by")]
-    return standing[0] if standing else None
 
 
 def _tags(victim: registry.Registered) -> dict[str, Any]:

@@ -74,6 +74,18 @@ def champion():
     return found.version if found else None
 
 
+def stopped(monkeypatch, options, after, by):
+    """Run until a call of the registry has been made, and no further."""
+
+    def call(*given):
+        after(*given)
+        raise by
+
+    with monkeypatch.context() as patch, pytest.raises(by):
+        patch.setattr(registry, after.__name__, call)
+        run(options)
+
+
 def refused(options):
     before = champion()
     with pytest.raises(InputError) as caught:
@@ -225,10 +237,72 @@ def test_rollback_goes_back_promotion_by_promotion(fold):
     assert registry.version(NAME, first.version).tags["rolled_back_by"] == undone
     run(back)
     assert champion() == first.version
-    assert "replaced nothing; it is the first champion" in refused(back)
+    assert f"no version is on record that {first} replaced" in refused(back)
     run(replace(OPTIONS, victim=second.version))  # and on from there
     run(back)
     assert champion() == first.version
+
+
+@pytest.mark.parametrize("stopped_by", [KeyboardInterrupt, SystemError])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_promotion_that_was_stopped_after_the_alias_moved_is_taken_back(
+    fold, store, monkeypatch, stopped_by, deleted
+):
+    """Whatever became of its run; and the same command again loses nothing."""
+    victims = [fold("plain", 0.8, fold=number) for number in range(3)]
+    for victim in victims:
+        run(replace(OPTIONS, victim=victim.version))
+    again = replace(OPTIONS, victim="2")
+    stopped(monkeypatch, again, registry.set_alias, stopped_by)
+    assert champion() == "2" and registry.version(NAME, "2").tags["replaced"] == "3"
+    if deleted:
+        store.delete_run(runs.find({"stage": "promote"})[0].info.run_id)
+    else:
+        run(again)
+    back = replace(OPTIONS, rollback=True)
+    for version in ("3", "2", "1"):
+        run(back)
+        assert champion() == version
+    assert "no version is on record that" in refused(back)
+
+
+def test_a_promotion_that_was_stopped_before_the_alias_moved_counts_as_none(fold, monkeypatch):
+    victims = [fold("plain", 0.8, fold=number) for number in range(3)]
+    for victim in victims:
+        run(replace(OPTIONS, victim=victim.version))
+    stopped(monkeypatch, replace(OPTIONS, victim="1"), registry.tag_model, KeyboardInterrupt)
+    assert champion() == "3"
+    back = replace(OPTIONS, rollback=True)
+    run(back)
+    assert champion() == "2"
+    stopped(monkeypatch, replace(OPTIONS, victim="3"), registry.tag_model, KeyboardInterrupt)
+    run(replace(OPTIONS, victim="3"))  # completed
+    for version in ("2", "1"):
+        run(back)
+        assert champion() == version
+
+
+def test_a_rollback_that_was_stopped_goes_no_further_than_it_had(fold, monkeypatch):
+    for number in range(3):
+        run(replace(OPTIONS, victim=fold("plain", 0.8, fold=number).version))
+    back = replace(OPTIONS, rollback=True)
+    stopped(monkeypatch, back, registry.set_alias, KeyboardInterrupt)
+    assert champion() == "2"
+    run(back)
+    assert champion() == "1"
+
+
+def test_the_champion_promoted_again_replaces_nothing(fold, caplog):
+    caplog.set_level("INFO", "advtrack")
+    for number in range(2):
+        run(replace(OPTIONS, victim=fold("plain", 0.8, fold=number).version))
+    before = registry.version(NAME, "2").tags
+    again = run(replace(OPTIONS, victim="2", min_accuracy=0.5))
+    assert f"{NAME} version 2 is {NAME}@champion already" in caplog.text
+    assert runs.tag(runs.get(again), "replaced") is None and registry.version(NAME, "2").tags == before
+    assert "--min-accuracy" in refused(replace(OPTIONS, victim="2", min_accuracy=0.9))  # evidence counts all the same
+    run(replace(OPTIONS, rollback=True))
+    assert champion() == "1"
 
 
 def test_there_may_be_nothing_to_go_back_to(fold, store):
@@ -236,7 +310,7 @@ def test_there_may_be_nothing_to_go_back_to(fold, store):
     assert "has no champion" in refused(back)
     first, second = fold("plain", 0.8), fold("plain", 0.7)
     registry.set_alias(first, "champion")  # by hand
-    assert "no promotion of" in refused(back)
+    assert f"no version is on record that {first} replaced" in refused(back)
     run(replace(OPTIONS, victim=second.version))
     store.delete_model_version(NAME, first.version)
     assert f"{NAME} version 1, which {second} replaced, is deleted" in refused(back)
