@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advtrack.attacks import TABLE_ATTACKS
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.search.space import longest_run
 from advtrack.stages import champions
 from advtrack.stages.by_name import by_name
 from advtrack.stages.proofs import Gate, Proof, gather
@@ -25,7 +26,8 @@ CODE_VERSION = 3
 class Promotion:
     """Options of the stage; those of the command line of the same name.
 
-    ``budget`` is empty for the plain victim's budgets, or names attacks and bounds, as 'bim_a=0.03,jsma=40'.
+    ``budget`` is empty for the plain victim's budgets, or names attacks, bounds and iterations, as
+    'bim_a=0.03:100,jsma=40'; without iterations, it is those of the attack's longest run.
     """
 
     dataset: str
@@ -37,6 +39,7 @@ class Promotion:
     max_fooling_rate: float = 1.0
     budget: str = ""
     min_perturbation_ratio: float = 0.0
+    min_samples: int = 10
     refuse_masking: bool = False
     dry_run: bool = False
     rollback: bool = False
@@ -52,24 +55,24 @@ def run(options: Promotion) -> str:
     """
     if options.rollback:
         return _rollback(options)
-    bounds = _bounds(options.budget)
+    budgets = _budgets(options.budget)
+    if budgets and options.max_fooling_rate == 1:
+        raise InputError(f"--budget {options.budget}: it is where --max-fooling-rate is held; give that as well")
     candidate = only_victim(options.dataset, options.representation, options.model, options.victim)
     # The registry may have moved since an equal promotion, so that none is ever reused.
     with runs.stage_run(
         "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=_tags(candidate), force=True
     ) as stage:
-        proof = gather(candidate, bounds)
-        gates = _gates(options, bounds)
+        proof = gather(candidate, budgets, options.min_samples)
+        gates = _gates(options, budgets)
+        unmet = _unmet(gates, proof) + (proof.masking if options.refuse_masking else [])
         stage.dataset(*runs.inputs(candidate.run_id)[0])
-        stage.json({"metrics": proof.metrics, "gates": [asdict(gate) for gate in gates]}, "evidence.json")
+        stage.json({**asdict(proof), "gates": [asdict(gate) for gate in gates], "unmet": unmet}, "evidence.json")
         stage.metrics({name: value for name, value in proof.metrics.items() if value == value})
         stage.tags({"evidence_runs": ",".join(proof.run_ids), "lineage": ",".join(proof.run_ids)})
-        unmet = _unmet(gates, proof)
-        if options.refuse_masking:
-            unmet += proof.masking
         if unmet:
             raise InputError(f"{candidate} is not promoted: {'; '.join(unmet)}")
-        why = [gate.met(proof.metrics[gate.metric]) for gate in gates]
+        why = [gate.met(proof) for gate in gates]
         why += ["no sign of masked gradients"] if options.refuse_masking else []
         _move(options, stage, candidate, proof, "; ".join(why) or "no threshold was set")
         return stage.run_id
@@ -125,7 +128,7 @@ def _tags(victim: registry.Registered) -> dict[str, Any]:
     return {**tags, "victim": f"{victim.name}/{victim.version}", "victim_run": victim.run_id}
 
 
-def _gates(options: Promotion, bounds: dict[str, float]) -> list[Gate]:
+def _gates(options: Promotion, budgets: Collection[str]) -> list[Gate]:
     """The thresholds that were set; a value that everything meets sets none."""
     gates = []
     if options.min_accuracy > 0:
@@ -134,8 +137,8 @@ def _gates(options: Promotion, bounds: dict[str, float]) -> list[Gate]:
         gates.append(Gate("accuracy_drop", "--max-accuracy-drop", options.max_accuracy_drop, greater_is_better=False))
     if options.max_fooling_rate < 1:
         gates += [
-            Gate(f"{attack}/fooling_rate", "--max-fooling-rate", options.max_fooling_rate, greater_is_better=False)
-            for attack in bounds or TABLE_ATTACKS
+            Gate(f"{attack}/fooling_rate_high", "--max-fooling-rate", options.max_fooling_rate, greater_is_better=False)
+            for attack in budgets or TABLE_ATTACKS
         ]
     if options.min_perturbation_ratio > 0:
         option, limit = "--min-perturbation-ratio", options.min_perturbation_ratio
@@ -152,26 +155,34 @@ def _unmet(gates: Sequence[Gate], proof: Proof) -> list[str]:
             reason = proof.missing[gate.metric]
             missing.setdefault((gate.option, reason), []).append(gate.metric)
         elif not registry.meets(proof.metrics[gate.metric], gate.limit, gate.greater_is_better):
-            unmet.append(gate.unmet(proof.metrics[gate.metric]))
+            unmet.append(gate.unmet(proof))
     return unmet + [f"{', '.join(metrics)} for {option}: {reason}" for (option, reason), metrics in missing.items()]
 
 
-def _bounds(text: str) -> dict[str, float]:
-    """Perturbation bounds by attack, each in the attack's own norm.
+def _budgets(text: str) -> dict[str, tuple[float, int]]:
+    """Budgets by attack: the bound in the attack's own norm, and iterations.
 
     Raises
     ------
     InputError
-        Not of the form ATTACK=BOUND, or no positive number.
+        Not of the form ATTACK=BOUND or ATTACK=BOUND:ITERATIONS, or no positive numbers.
     """
     if not text:
         return {}
-    bounds = {}
+    budgets = {}
     for attack, value in by_name("budget", text, TABLE_ATTACKS).items():
-        try:
-            bounds[attack] = float(value)
-        except ValueError:
-            bounds[attack] = 0.0
-        if not attack or not 0 < bounds[attack] < math.inf:
-            raise InputError(f"--budget {text}: give attacks and bounds above 0, as bim_a=0.03,jsma=40")
-    return bounds
+        bound, colon, iterations = value.partition(":")
+        if not attack or not _positive(bound) or (colon and not (iterations.isdecimal() and int(iterations))):
+            raise InputError(
+                f"--budget {text}: give attacks, bounds above 0 and iterations, as bim_a=0.03:100, or without the "
+                "iterations for the attack's longest run, as jsma=40"
+            )
+        budgets[attack] = (float(bound), int(iterations) if colon else longest_run(ATTACKS[attack]))
+    return budgets
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
