@@ -160,21 +160,21 @@ def test_fooling_rates_at_given_budgets_are_read_off_the_search(pair):
         high = wilson(fooled, 40)[1]
         asked = replace(OPTIONS, budget=f"bim_a={bound}")
         told = refused(replace(asked, max_fooling_rate=high - 0.001))
-        assert f"({fooled / 40:.4g} of 40 clips, linf <= {bound}, 400 iterations) is above" in told
+        assert f"({fooled / 40:.4g} of 40 clips, linf <= {bound}, 100 iterations) is above" in told
         if high < 1:
             run(replace(asked, max_fooling_rate=high))
 
 
 def test_a_budget_is_proven_by_runs_of_as_many_iterations(pair, attacked):
-    attacked(pair[1], longest=100)
+    attacked(pair[1], longest=50)
     asked = replace(OPTIONS, max_fooling_rate=0.99)
-    for budget in ("bim_a=0.015", "bim_a=0.015:101", "bim_a=0.015:400"):
+    for budget in ("bim_a=0.015", "bim_a=0.015:51", "bim_a=0.015:400"):
         told = refused(replace(asked, budget=budget))
-        assert "up to 100 iterations, not " in told and "--budget bim_a=0.015:100" in told
-    for budget in ("bim_a=0.015:100", "bim_a=0.015:1"):
+        assert "up to 50 iterations, not " in told and "--budget bim_a=0.015:50" in told
+    for budget in ("bim_a=0.015:50", "bim_a=0.015:1"):
         run(replace(asked, budget=budget))
         told = registry.version(NAME, pair[1].version).tags["promoted_for"]
-        assert "(0.5 of 40 clips, linf <= 0.015, 100 iterations)" in told
+        assert "(0.5 of 40 clips, linf <= 0.015, 50 iterations)" in told
         run(replace(OPTIONS, victim="standard"))
 
 
