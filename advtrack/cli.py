@@ -397,12 +397,12 @@ def compare(
     type=RATE,
     default=1.0,
     show_default=True,
-    help="Of every attack, within --budget; 1: not checked.",
+    help="Upper end of its interval, of every attack, within --budget; 1: not checked.",
 )
 @click.option(
     "--budget",
     default="",
-    help="Attacks and perturbation bounds, as bim_a=0.03,jsma=40; empty: all attacks, at the plain victim's budgets.",
+    help="Attacks, bounds and iterations, as bim_a=0.03:100,jsma=40; empty: all attacks, under the plain victim's.",
 )
 @click.option(
     "--min-perturbation-ratio",
@@ -410,6 +410,9 @@ def compare(
     default=0.0,
     show_default=True,
     help="Of every attack, over the plain victim (table III); 0: not checked.",
+)
+@click.option(
+    "--min-samples", type=click.IntRange(1), default=10, show_default=True, help="Clips struck by a search that counts."
 )
 @_switch("--refuse-masking", "Refuse a victim that shows signs of masked gradients.")
 @_switch("--dry-run", "Check all, move nothing.")

@@ -38,7 +38,7 @@ def check(options: Training) -> tuple[SpectrogramSet, str, registry.Registered]:
     """
     weights = weights_of(options.model, options.weights)
     check_weights(options.model, weights)
-    standard = find_victim(options.dataset, options.representation, options.model, registry.STANDARD)
+    standard = find_victim(options.dataset, options.representation, options.model, options.standard)
     features_run = options.features_run or standard.tags["features_run"]
     store, _ = find_store(options.dataset, options.representation, features_run=features_run)
     same = {"protocol": options.protocol, "seed": options.seed, "weights_digest": weights_digest(weights)}

@@ -19,8 +19,8 @@ from advtrack.tracking import runs
 
 logger = logging.getLogger("advtrack")
 
-# Clips that are looked at.
-_SAMPLES = 20
+#: Clips that are looked at.
+SAMPLES = 20
 # The bound of that look where no search tells one: that of adversarial training.
 _EPS = 8 / 255
 # Tags of a run: whether a sign is there, and the numbers behind that.
@@ -32,7 +32,7 @@ def look(stage: runs.StageRun, attacked: Attacked, records: Mapping[str, AttackR
     # One of them may have been searched by an earlier command.
     records = find_records(attacked.version, ("bim_a", "pia")) | dict(records)
     bim, pia = (records.get(name) for name in ("bim_a", "pia"))
-    struck = attacked.struck("fgsm").samples.take(slice(_SAMPLES))
+    struck = attacked.struck("fgsm").samples.take(slice(SAMPLES))
     # Half of what fools nearly all fools some and not all.
     eps = bim.bound / 2 if bim else _EPS
     found = masking_signs(attacked.victim.network, struck.x, struck.y, eps=eps)

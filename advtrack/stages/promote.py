@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advtrack.attacks import TABLE_ATTACKS
+from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.search.space import longest_run
+from advtrack.stages import champions
 from advtrack.stages.by_name import by_name
 from advtrack.stages.proofs import Gate, Proof, gather
 from advtrack.stages.victims import only_victim
@@ -17,14 +19,15 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Promotion:
     """Options of the stage; those of the command line of the same name.
 
-    ``budget`` is empty for the plain victim's budgets, or names attacks and bounds, as 'bim_a=0.03,jsma=40'.
+    ``budget`` is empty for the plain victim's budgets, or names attacks, bounds and iterations, as
+    'bim_a=0.03:100,jsma=40'; without iterations, it is those of the attack's longest run.
     """
 
     dataset: str
@@ -36,6 +39,7 @@ class Promotion:
     max_fooling_rate: float = 1.0
     budget: str = ""
     min_perturbation_ratio: float = 0.0
+    min_samples: int = 10
     refuse_masking: bool = False
     dry_run: bool = False
     rollback: bool = False
@@ -51,64 +55,60 @@ def run(options: Promotion) -> str:
     """
     if options.rollback:
         return _rollback(options)
-    bounds = _bounds(options.budget)
+    budgets = _budgets(options.budget)
+    if budgets and options.max_fooling_rate == 1:
+        raise InputError(f"--budget {options.budget}: it is where --max-fooling-rate is held; give that as well")
     candidate = only_victim(options.dataset, options.representation, options.model, options.victim)
     # The registry may have moved since an equal promotion, so that none is ever reused.
     with runs.stage_run(
         "promote", CODE_VERSION, {}, title=str(candidate), params=asdict(options), tags=_tags(candidate), force=True
     ) as stage:
-        proof = gather(candidate, bounds)
-        gates = _gates(options, bounds)
+        proof = gather(candidate, budgets, options.min_samples)
+        gates = _gates(options, budgets)
+        unmet = _unmet(gates, proof) + (proof.masking if options.refuse_masking else [])
         stage.dataset(*runs.inputs(candidate.run_id)[0])
-        stage.json({"metrics": proof.metrics, "gates": [asdict(gate) for gate in gates]}, "evidence.json")
+        stage.json({**asdict(proof), "gates": [asdict(gate) for gate in gates], "unmet": unmet}, "evidence.json")
         stage.metrics({name: value for name, value in proof.metrics.items() if value == value})
         stage.tags({"evidence_runs": ",".join(proof.run_ids), "lineage": ",".join(proof.run_ids)})
-        unmet = _unmet(gates, proof)
-        if options.refuse_masking:
-            unmet += proof.masking
         if unmet:
             raise InputError(f"{candidate} is not promoted: {'; '.join(unmet)}")
-        why = [gate.met(proof.metrics[gate.metric]) for gate in gates]
+        why = [gate.met(proof) for gate in gates]
         why += ["no sign of masked gradients"] if options.refuse_masking else []
         _move(options, stage, candidate, proof, "; ".join(why) or "no threshold was set")
         return stage.run_id
 
 
 def _move(options: Promotion, stage: runs.StageRun, candidate: registry.Registered, proof: Proof, why: str) -> None:
-    replaced = registry.by_alias(candidate.name, registry.CHAMPION)
-    before = replaced.version if replaced else "none"
+    line = champions.line(candidate.name)
+    before, alias = line[-1] if line else "none", f"{candidate.name}@{registry.CHAMPION}"
     stage.tags({"why": why, "dry_run": options.dry_run})
+    if before == candidate.version:
+        logger.info("%s is %s already: %s", candidate, alias, why)
+        return
     if options.dry_run:
-        logger.info(
-            "%s would become %s@%s in the place of version %s: %s",
-            candidate, candidate.name, registry.CHAMPION, before, why,
-        )  # fmt: skip
+        logger.info("%s would become %s in the place of version %s: %s", candidate, alias, before, why)
         return
     told = {"promoted_by": stage.run_id, "replaced": before, "promoted_for": why}
     registry.tag(candidate, {**told, "evidence_runs": ",".join(proof.run_ids)})
-    stage.tags({"replaced": before})  # known before it happens, so that it can be taken back at any moment after
-    registry.set_alias(candidate, registry.CHAMPION)
-    logger.info(
-        "%s is now %s@%s in the place of version %s: %s", candidate, candidate.name, registry.CHAMPION, before, why
-    )
+    stage.tags({"replaced": before})
+    champions.succeed(line, candidate)
+    logger.info("%s is now %s in the place of version %s: %s", candidate, alias, before, why)
 
 
 def _rollback(options: Promotion) -> str:
     """Return ``champion`` to the version that it replaced; one promotion further back each time."""
     dataset = registry.dataset_of(options.dataset, options.representation, options.model)
     name = registry.model_name(dataset, options.representation, options.model)
-    champion = registry.by_alias(name, registry.CHAMPION)
+    champion, remaining = registry.by_alias(name, registry.CHAMPION), champions.line(name)[:-1]
     if champion is None:
         raise InputError(f"--rollback: {name} has no champion to take back; advtrack promote makes one")
-    promotion = _promotion_of(champion)
-    before = runs.tag(promotion, "replaced") if promotion else None
-    if promotion is None or before is None:
-        raise InputError(f"--rollback: no promotion of {champion} tells what it replaced; move the alias by hand")
-    if before == "none":
-        raise InputError(f"--rollback: {champion} replaced nothing; it is the first champion")
-    earlier = registry.version(name, before)
+    if not remaining:
+        raise InputError(f"--rollback: no version is on record that {champion} replaced; promote another")
+    earlier = registry.version(name, remaining[-1])
     if earlier is None:
-        raise InputError(f"--rollback: {name} version {before}, which {champion} replaced, is deleted; promote another")
+        raise InputError(
+            f"--rollback: {name} version {remaining[-1]}, which {champion} replaced, is deleted; promote another"
+        )
     tags = {**_tags(earlier), "replaced": champion.version, "dry_run": options.dry_run}
     with runs.stage_run(
         "rollback", CODE_VERSION, {}, title=str(earlier), params=asdict(options), tags=tags, force=True
@@ -116,18 +116,10 @@ def _rollback(options: Promotion) -> str:
         if options.dry_run:
             logger.info("%s would become %s@%s again", earlier, name, registry.CHAMPION)
             return stage.run_id
-        registry.set_alias(earlier, registry.CHAMPION)
+        champions.return_to(earlier, remaining)
         registry.tag(champion, {"rolled_back_by": stage.run_id})
-        runs.StageRun(promotion.info.run_id).tags({"rolled_back_by": stage.run_id})
         logger.info("%s is %s@%s again, instead of version %s", earlier, name, registry.CHAMPION, champion.version)
         return stage.run_id
-
-
-def _promotion_of(champion: registry.Registered) -> runs.Run | None:
-    """The MLflow run of the last promotion of a version that was not taken back, or None."""
-    found = runs.find({"stage": "promote", "victim": f"{champion.name}/{champion.version}"}, status="FINISHED")
-    standing = [run for run in found if runs.tag(run, "replaced") and not runs.tag(run, "rolled_back_by")]
-    return standing[0] if standing else None
 
 
 def _tags(victim: registry.Registered) -> dict[str, Any]:
@@ -136,7 +128,7 @@ def _tags(victim: registry.Registered) -> dict[str, Any]:
     return {**tags, "victim": f"{victim.name}/{victim.version}", "victim_run": victim.run_id}
 
 
-def _gates(options: Promotion, bounds: dict[str, float]) -> list[Gate]:
+def _gates(options: Promotion, budgets: Collection[str]) -> list[Gate]:
     """The thresholds that were set; a value that everything meets sets none."""
     gates = []
     if options.min_accuracy > 0:
@@ -145,8 +137,8 @@ def _gates(options: Promotion, bounds: dict[str, float]) -> list[Gate]:
         gates.append(Gate("accuracy_drop", "--max-accuracy-drop", options.max_accuracy_drop, greater_is_better=False))
     if options.max_fooling_rate < 1:
         gates += [
-            Gate(f"{attack}/fooling_rate", "--max-fooling-rate", options.max_fooling_rate, greater_is_better=False)
-            for attack in bounds or TABLE_ATTACKS
+            Gate(f"{attack}/fooling_rate_high", "--max-fooling-rate", options.max_fooling_rate, greater_is_better=False)
+            for attack in budgets or TABLE_ATTACKS
         ]
     if options.min_perturbation_ratio > 0:
         option, limit = "--min-perturbation-ratio", options.min_perturbation_ratio
@@ -163,26 +155,34 @@ def _unmet(gates: Sequence[Gate], proof: Proof) -> list[str]:
             reason = proof.missing[gate.metric]
             missing.setdefault((gate.option, reason), []).append(gate.metric)
         elif not registry.meets(proof.metrics[gate.metric], gate.limit, gate.greater_is_better):
-            unmet.append(gate.unmet(proof.metrics[gate.metric]))
+            unmet.append(gate.unmet(proof))
     return unmet + [f"{', '.join(metrics)} for {option}: {reason}" for (option, reason), metrics in missing.items()]
 
 
-def _bounds(text: str) -> dict[str, float]:
-    """Perturbation bounds by attack, each in the attack's own norm.
+def _budgets(text: str) -> dict[str, tuple[float, int]]:
+    """Budgets by attack: the bound in the attack's own norm, and iterations.
 
     Raises
     ------
     InputError
-        Not of the form ATTACK=BOUND, or no positive number.
+        Not of the form ATTACK=BOUND or ATTACK=BOUND:ITERATIONS, or no positive numbers.
     """
     if not text:
         return {}
-    bounds = {}
+    budgets = {}
     for attack, value in by_name("budget", text, TABLE_ATTACKS).items():
-        try:
-            bounds[attack] = float(value)
-        except ValueError:
-            bounds[attack] = 0.0
-        if not attack or not 0 < bounds[attack] < math.inf:
-            raise InputError(f"--budget {text}: give attacks and bounds above 0, as bim_a=0.03,jsma=40")
-    return bounds
+        bound, colon, iterations = value.partition(":")
+        if not attack or not _positive(bound) or (colon and not (iterations.isdecimal() and int(iterations))):
+            raise InputError(
+                f"--budget {text}: give attacks, bounds above 0 and iterations, as bim_a=0.03:100, or without the "
+                "iterations for the attack's longest run, as jsma=40"
+            )
+        budgets[attack] = (float(bound), int(iterations) if colon else longest_run(ATTACKS[attack]))
+    return budgets
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False

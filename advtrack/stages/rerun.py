@@ -14,6 +14,7 @@ from advtrack import data
 from advtrack.data import clip
 from advtrack.errors import InputError
 from advtrack.models import checkpoint
+from advtrack.models.zoo import check_weights
 from advtrack.representations.store import intact
 from advtrack.stages import adversarial_train, attack, compare, features, fold, train, transfer
 from advtrack.stages.attacking import Attacking
@@ -117,6 +118,7 @@ def _options(record: runs.Run, cls: type, folder: str) -> Any:
     name, number = (runs.tag(record, "victim") or "/").split("/")
     instead: dict[str, Any] = {"force": True, "work_dir": folder, "storage": f"sqlite:///{folder}/optuna.db"}
     instead |= {"victim": number, "dataset": runs.tag(record, "dataset")} if name else {}
+    instead |= {"standard": (runs.tag(record, "standard") or registry.STANDARD).rpartition("/")[2]}
     instead |= {"representations": (runs.tag(record, "representation"),)} if cls is features.Features else {}
     texts, hints, values = runs.params(record), get_type_hints(cls), {}
     for field in fields(cls):
@@ -141,7 +143,7 @@ def _read(text: str, hint: Any) -> Any:
 
 
 def _check_data(record: runs.Run, options: Any) -> None:
-    """See to it that the run's data is there and as it was.
+    """See to it that the run's data and initial weights are there and as they were.
 
     Raises
     ------
@@ -159,6 +161,14 @@ def _check_data(record: runs.Run, options: Any) -> None:
         store, _ = features.find_store(dataset_name, representation, store_digest=digest)
         if not intact(store.path):
             raise InputError(f"{store.path} is damaged: run the features stage again to rebuild it")
+    if isinstance(options, train.Training):
+        check_weights(options.model, options.weights)
+        now, then = train.weights_digest(options.weights), runs.tag(record, "weights_digest")
+        if now != then:
+            raise InputError(
+                f"--weights {options.weights}: the file has changed, its digest is {now}, that of run "
+                f"{record.info.run_id} was {then}"
+            )
 
 
 def _results(record: runs.Run) -> dict[str, str]:

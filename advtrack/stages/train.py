@@ -39,7 +39,8 @@ class Training:
     """Options of the stage; those of the command line of the same name.
 
     ``eps`` is None for plain training. ``lr`` 0 stands for the model's own default, an empty ``features_run`` for the
-    only store there is.
+    only store there is. ``standard`` is the plain victim that an adversarial training stands beside, an alias or a
+    version.
     """
 
     dataset: str
@@ -64,6 +65,7 @@ class Training:
     schedule: str = "one_cycle"
     freeze_epochs: int = 0
     random_eps: bool = False
+    standard: str = registry.STANDARD
     force: bool = False
 
     @property
@@ -159,6 +161,7 @@ def train_folds(
     device = choose_device(options.device)
     params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
     params |= {"features_run": features_run, "training": options.kind}
+    del params["standard"]  # a tag tells which version that was
     task = Task(
         options.dataset,
         options.representation,

@@ -27,10 +27,16 @@ def find_victim(dataset: str, representation: str, model: str, victim: str) -> r
     """
     dataset = registry.dataset_of(dataset, representation, model)
     training: Training = "adversarial" if victim == registry.ROBUST else "plain"
-    command = training_command(dataset, representation, model, training)
+    name = registry.model_name(dataset, representation, model)
     if victim == registry.CHAMPION:
         command = f"advtrack promote --dataset {dataset} --representation {representation} --model {model}"
-    return registry.resolve(registry.model_name(dataset, representation, model), victim, command)
+    elif training == "adversarial" and registry.by_alias(name, registry.STANDARD):
+        command = training_command(dataset, representation, model, training)
+    else:
+        command = training_command(dataset, representation, model, "plain")
+        if training == "adversarial":
+            command += f" && advtrack adv-train --dataset {dataset} --representation {representation} --model {model}"
+    return registry.resolve(name, victim, command)
 
 
 def only_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:

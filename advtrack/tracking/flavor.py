@@ -16,7 +16,6 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import Map
 
 import advtrack
-from advtrack.data.clip import LOUDEST
 from advtrack.models import checkpoint
 from advtrack.representations.image import ImageSettings, images
 
@@ -25,6 +24,8 @@ _REQUIREMENTS = (
 )  # fmt: skip
 #: Sampling rates in Hz that are taken; the ends keep a request's memory in bounds.
 _SLOWEST, _FASTEST = 1_000, 1_000_000
+#: Samples beyond this, 20 dB over full scale, are on another scale: that of integers.
+_LOUDEST = 10
 _SIGNATURE = ModelSignature(
     # Of type object, MLflow lets waveforms of different lengths through, and leaves it to us to say what is wrong.
     inputs=Schema([TensorSpec(np.dtype(object), (-1,), "waveform")]),
@@ -35,13 +36,17 @@ _EXAMPLE_RATE = 8_000
 _EXAMPLE = np.sin(2 * np.pi * 440 / _EXAMPLE_RATE * np.arange(800), dtype=np.float32)[None].round(3)
 
 
-class Refused(MlflowException):
-    """A request that cannot be answered: status 400 and one line."""
+def _serialize_in_one_line(error: MlflowException) -> str:
+    """What a client is told of a request that cannot be answered.
 
-    def serialize_as_json(self) -> str:
-        """What the client is told. MLflow's server has put the samples before the line."""
-        self.message = str(self)
-        return str(super().serialize_as_json())
+    MLflow's server puts all samples before the reason, and what does not fit the signature has them once more.
+    """
+    told = str(error)
+    error.message = " ".join((told.rpartition(" Error: ")[2] if told.startswith("Failed to enforce") else told).split())
+    return _serialize(error)
+
+
+_serialize = MlflowException.serialize_as_json
 
 
 class AudioClassifier(PythonModel):
@@ -51,7 +56,8 @@ class AudioClassifier(PythonModel):
     _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
-        """Read the checkpoint."""
+        """Read the checkpoint, and see to it that the process that serves it answers in one line."""
+        MlflowException.serialize_as_json = _serialize_in_one_line  # type: ignore[method-assign]
         self.victim = checkpoint.load(Path(context.artifacts["checkpoint"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
@@ -65,7 +71,7 @@ class AudioClassifier(PythonModel):
         context : object
             MLflow's, unused.
         model_input : sequence of array_like, shape (samples,), or {'waveform': such}
-            One or more waveforms, of any lengths, full scale from -1 to 1.
+            One or more waveforms, of any lengths, full scale from -1 to 1, whatever their type.
         params : dict
             ``sampling_rate`` in Hz, a whole number from 1,000 to 1,000,000, the same for all.
 
@@ -76,9 +82,10 @@ class AudioClassifier(PythonModel):
 
         Raises
         ------
-        Refused
+        MlflowException
             No waveforms, samples that are no numbers, NaN, infinite or far beyond full scale, an empty waveform, one
-            of several channels, or a sampling rate that is not given or out of range.
+            of several channels, or a sampling rate that is not given or out of range (status 400). A network whose
+            answer is no number (status 500).
         """
         given = model_input["waveform"] if isinstance(model_input, dict) else model_input
         rate, waveforms = _rate((params or {}).get("sampling_rate")), _waveforms(given)
@@ -87,6 +94,8 @@ class AudioClassifier(PythonModel):
         x = np.stack([images(waveform, rate, [name], settings)[name][0] for waveform in waveforms])
         with torch.inference_mode():
             scores = self.victim.network(torch.from_numpy(x)[:, None]).softmax(1)
+        if not torch.isfinite(scores).all():
+            raise MlflowException("the network's answer is no number: its weights are damaged or not finite")
         answers = []
         for probabilities in scores.tolist():
             falling = sorted(zip(description.classes, probabilities, strict=True), key=lambda pair: -pair[1])
@@ -96,7 +105,7 @@ class AudioClassifier(PythonModel):
 
 def _rate(given: Any) -> int:
     if given is None or not _SLOWEST <= given <= _FASTEST or given != int(given):
-        raise Refused.invalid_parameter_value(
+        raise MlflowException.invalid_parameter_value(
             f"params.sampling_rate: give that of the waveforms in Hz, a whole number from {_SLOWEST} to {_FASTEST}, "
             f"not {given}"
         )
@@ -107,19 +116,30 @@ def _waveforms(given: Any) -> list[np.ndarray]:
     """The waveforms of a request, float32 [samples] each."""
     form = "give a list of one or more waveforms, each a list of samples of one channel, as [[0.1, -0.2]]"
     try:
-        waveforms = [np.asarray(one, np.float32) for one in given]
+        # A list as it is: an array of numbers would hide what is text or true.
+        arrays = [one if isinstance(one, np.ndarray) else np.asarray(one, object) for one in given]
     except (TypeError, ValueError):
-        raise Refused.invalid_parameter_value(f"waveform: {form}") from None
-    if not waveforms or any(one.ndim != 1 for one in waveforms):
-        raise Refused.invalid_parameter_value(f"waveform: {form}")
-    for number, one in enumerate(waveforms, 1):
+        raise MlflowException.invalid_parameter_value(f"waveform: {form}") from None
+    if not arrays or any(one.ndim != 1 or not _numbers(one) for one in arrays):
+        raise MlflowException.invalid_parameter_value(f"waveform: {form}")
+    for number, one in enumerate(arrays, 1):
         if not len(one):
-            raise Refused.invalid_parameter_value(f"waveform {number} is empty")
-        if not np.abs(one).max() <= LOUDEST:
-            raise Refused.invalid_parameter_value(
-                f"waveform {number} has samples that are NaN, infinite or beyond {LOUDEST:g}; full scale is 1"
+            raise MlflowException.invalid_parameter_value(f"waveform {number} is empty")
+        loudest = np.abs(one.astype(np.float64)).max()
+        if not loudest <= _LOUDEST:
+            raise MlflowException.invalid_parameter_value(
+                f"waveform {number} has samples that are NaN, infinite or beyond {_LOUDEST} ({loudest:g}); full scale "
+                "is 1, so divide 16-bit samples by 32768"
             )
-    return waveforms
+    return [one.astype(np.float32) for one in arrays]
+
+
+def _numbers(samples: np.ndarray) -> bool:
+    """Whether samples are numbers, or missing; text and truth values are none."""
+    if samples.dtype == object:
+        types = {type(sample) for sample in samples} - {type(None)}
+        return all(issubclass(one, int | float | np.integer | np.floating) and one is not bool for one in types)
+    return samples.dtype.kind in "iuf"
 
 
 def log_victim(run_id: str, folder: Path) -> str:

@@ -181,6 +181,22 @@ def tag(victim: Registered, values: Mapping[str, Any]) -> None:
         MlflowClient().set_model_version_tag(victim.name, victim.version, key, str(value))
 
 
+def model_tag(name: str, key: str) -> str:
+    """A tag of a registered model; empty without one."""
+    try:
+        return str(MlflowClient().get_registered_model(name).tags.get(key, ""))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return ""
+
+
+def tag_model(name: str, values: Mapping[str, Any]) -> None:
+    """Set tags of a registered model."""
+    for key, value in values.items():
+        MlflowClient().set_registered_model_tag(name, key, str(value))
+
+
 def meets(value: float, limit: float, greater_is_better: bool) -> bool:
     """Whether a metric passes MLflow's validation against a threshold; NaN never does."""
     threshold = MetricThreshold(threshold=limit, greater_is_better=greater_is_better)

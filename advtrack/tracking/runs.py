@@ -26,6 +26,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
+from advtrack.errors import InputError, redacted
 from advtrack.processes import Process, Watch, beating
 from advtrack.tracking import UI_PORT
 from advtrack.tracking.connection import experiment_id, impatient, store_uri
@@ -34,6 +35,7 @@ logger = logging.getLogger("advtrack")
 
 _PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 8000
 # Tags of a run: its process, field by field, and when that last said that it is at work.
 _PROCESS = {"pid": "pid", "since": "pid_since", "host": "host", "boot": "boot", "namespace": "pid_namespace"}
 _BEAT = "alive"
@@ -196,7 +198,7 @@ def explain(stage: str, message: str) -> None:
     """Tell the run that ``mlflow run`` made, if a command failed before its stage took that run over."""
     if attached := os.environ.pop("MLFLOW_RUN_ID", None):
         with impatient(), suppress(MlflowException):  # the store itself may be what failed, and that has been said
-            StageRun(attached).tags({"stage": stage, "failure": message[:500]})
+            StageRun(attached).tags({"stage": stage, "failure": message[:_MAX_TAG_LENGTH]})
 
 
 def rounded(value: float) -> float:
@@ -326,9 +328,23 @@ def files(run_id: str, folder: str = "") -> Iterator[str]:
 
 
 def read_artifact(run_id: str, path: str) -> bytes:
-    """The bytes of an artifact."""
+    """The bytes of an artifact.
+
+    Raises
+    ------
+    InputError
+        The run does not have it.
+    """
     place = _artifact_uri(store_uri(), run_id)
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{path}")).read_bytes()
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{path}")).read_bytes()
+    except (MlflowException, OSError) as error:  # a server that lacks it says no more than one that fails
+        if path in artifacts(run_id, str(Path(path).parent) if "/" in path else ""):
+            raise
+        raise InputError(
+            f"the artifact {path} of run {run_id} is not in {redacted(place)}; put it back, or make the run again with "
+            "--force"
+        ) from error
 
 
 @lru_cache(maxsize=1024)
@@ -405,7 +421,7 @@ def _closing(run: StageRun) -> Iterator[StageRun]:
     except MlflowException:
         raise  # the store that failed cannot be told; the run is closed by the next command
     except BaseException as error:
-        run.tags({"failure": str(error)[:500] or type(error).__name__})
+        run.tags({"failure": str(error)[:_MAX_TAG_LENGTH] or type(error).__name__})
         client.set_terminated(run.run_id, status="FAILED")
         raise
     client.set_terminated(run.run_id, status="FINISHED")

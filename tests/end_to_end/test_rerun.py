@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
+import torchvision
 from mlflow.tracking import MlflowClient
 
 from advtrack.tracking import registry, runs
@@ -111,6 +113,32 @@ def test_what_cannot_be_repeated_is_named(place):
 def test_a_run_of_other_code_is_refused(place, spoil):
     spoil(made("attack"), "code_version", "0")
     assert "made by version 0 of the code of attack, this is version" in refused(place, made("attack"))
+
+
+def test_adversarial_training_is_repeated_beside_the_plain_victim_that_it_had(place):
+    """Wherever ``standard`` points by now: here at another fold and seed."""
+    moved = registry.version(NAME, runs.tag(runs.get(made("adv-train")), "standard").split("/")[1])
+    assert place.advtrack("train", *CELL, "--folds", "fold1", "--epochs", "1", "--seed", "1").exit_code == 0
+    assert registry.by_alias(NAME, "standard").version != moved.version
+    result = place.advtrack("rerun", made("adv-train"))
+    registry.set_alias(moved, "standard")
+    assert result.exit_code == 0 and "the same result" in result.stdout, result.output
+
+
+def test_weights_that_have_changed_are_named(place):
+    file = place.folder / "w.pt"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), file)
+    standard = registry.by_alias(NAME, "standard")
+    result = place.advtrack("train", *CELL, "--folds", "fold0", "--epochs", "1", "--weights", "w.pt")
+    assert result.exit_code == 0, result.output
+    trained = made("train")
+    file.write_bytes(file.read_bytes() + b"0")
+    told = refused(place, trained)
+    file.unlink()
+    assert "--weights w.pt: the file has changed, its digest is" in told and trained in told
+    assert "--weights w.pt: no such file" in refused(place, trained)
+    MlflowClient().delete_run(trained)
+    registry.set_alias(standard, "standard")
 
 
 def test_clips_that_have_changed_or_are_gone_are_named(place):

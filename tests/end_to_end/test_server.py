@@ -42,16 +42,18 @@ def server(request, tmp_path_factory, empty_store):
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     url, until = f"http://127.0.0.1:{port}", monotonic() + 120
-    while True:
-        try:
-            requests.get(f"{url}/health", timeout=5).raise_for_status()
-            break
-        except requests.RequestException:
-            assert process.poll() is None and monotonic() < until, (folder / "log").read_text()
-            sleep(0.2)
-    yield url
-    process.terminate()
-    process.wait()
+    try:
+        while True:
+            try:
+                requests.get(f"{url}/health", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                assert process.poll() is None and monotonic() < until, (folder / "log").read_text()
+                sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture

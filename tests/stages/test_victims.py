@@ -66,6 +66,15 @@ def test_a_missing_champion_is_promoted_not_trained(store):
         find_victim("esc50", "stft", "alexnet", "champion")
 
 
+def test_a_missing_robust_victim_is_trained_after_its_plain_one(registered):
+    cell = "--dataset esc50 --representation stft --model alexnet"
+    with pytest.raises(InputError, match=f"&& advtrack train {cell} && advtrack adv-train {cell}$"):
+        find_victim("esc50", "stft", "alexnet", "robust")
+    registered("esc50", alias="standard")
+    with pytest.raises(InputError, match=f"FOLDER && advtrack adv-train {cell}$"):
+        find_victim("esc50", "stft", "alexnet", "robust")
+
+
 def test_what_is_extracted_is_not_asked_for_again(extracted):
     extracted()
     assert training_command("esc50", "stft", "alexnet", "plain") == f"advtrack train {STFT} --model alexnet"

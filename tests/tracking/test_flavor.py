@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -92,26 +93,27 @@ def server(victim, environment):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/sounds@champion"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    log = (victim / "serve.log").open("w")
-    process = subprocess.Popen(command, cwd=victim, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with (victim / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=victim, env=environment, stdout=log, stderr=log, start_new_session=True)
     address, until = f"http://127.0.0.1:{port}", monotonic() + 120
-    while True:
-        try:
-            requests.get(f"{address}/ping", timeout=5).raise_for_status()
-            break
-        except requests.RequestException:
-            assert process.poll() is None and monotonic() < until, (victim / "serve.log").read_text()
-            sleep(0.2)
 
     def ask(body):
         headers = {"Content-Type": "application/json"}
         answer = requests.post(f"{address}/invocations", data=json.dumps(body), headers=headers, timeout=60)
         return answer.status_code, answer.json()
 
-    yield ask
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
-    log.close()
+    try:
+        while True:
+            try:
+                requests.get(f"{address}/ping", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                assert process.poll() is None and monotonic() < until, (victim / "serve.log").read_text()
+                sleep(0.2)
+        yield ask
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def expected(network, waveform, rate):
@@ -186,7 +188,16 @@ def test_the_sampling_rate_matters(server, network):
         ([[0.1, float("nan")]], RATE, "waveform 1 has samples that are NaN"),
         ([[0.1, None]], RATE, "waveform 1 has samples that are NaN"),
         ([[0.1], [float("inf")]], RATE, "waveform 2 has samples that are NaN, infinite"),
-        ([[1e7]], RATE, "beyond 1e+06"),
+        ([[1e7]], RATE, "beyond 10 (1e+07)"),
+        ([[32767, -32768]], RATE, "beyond 10 (32768); full scale is 1, so divide 16-bit samples by 32768"),
+        ([["0.1", "0.2"]], RATE, "a list of samples"),
+        ([[0.1], ["0.2", 0.3]], RATE, "a list of samples"),
+        ([[True, False]], RATE, "a list of samples"),
+        ([[0.1, True], [0.1]], RATE, "a list of samples"),
+        ([TONE.tolist()], "abc", "sampling_rate"),
+        ([TONE.tolist()], "8000", "sampling_rate"),
+        ([TONE.tolist()], [8000], "sampling_rate"),
+        ([TONE.tolist()], True, "sampling_rate"),
         ([["loud"]], RATE, "a list of samples"),
         ("loud", RATE, "a list of one or more waveforms"),
         ([TONE.tolist()], None, "params.sampling_rate: give that of the waveforms"),
@@ -203,6 +214,39 @@ def test_what_cannot_be_classified_is_a_bad_request_of_one_line(server, waveform
     status, answer = server({"inputs": {"waveform": waveform}, **params})
     assert status == 400 and told in answer["message"]
     assert "\n" not in answer["message"] and len(answer["message"]) < 200 and "stack_trace" not in answer
+
+
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"wave": [TONE.tolist()]}, "Model is missing inputs ['waveform']"),
+        ({"wave": [[0.1], [0.1, 0.2]]}, "Model is missing inputs ['waveform']"),
+        ({}, "Model is missing inputs ['waveform']"),
+    ],
+)
+def test_a_request_that_does_not_fit_the_signature_is_answered_in_one_line(server, inputs, told):
+    status, answer = server({"inputs": inputs, "params": {"sampling_rate": RATE}})
+    assert status == 400 and told in answer["message"]
+    assert "\n" not in answer["message"] and len(answer["message"]) < 200
+
+
+def test_samples_of_any_type_have_full_scale_1(network, victim):
+    model = mlflow.pyfunc.load_model("models:/sounds@champion")
+    for samples in (np.array([1, 0, -1] * 100, np.int16), [1, 0, -1] * 100, np.array([1, 0, -1] * 100, np.float64)):
+        (answer,) = model.predict({"waveform": np.asarray(samples)[None]}, params={"sampling_rate": RATE})
+        wanted = expected(network, np.array([1, 0, -1] * 100, np.float32), RATE)
+        assert answer["probabilities"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_an_answer_that_is_no_number_is_never_given(network, victim, monkeypatch):
+    model = flavor.AudioClassifier()
+    monkeypatch.setattr(mlflow.exceptions.MlflowException, "serialize_as_json", flavor._serialize)  # put back after
+    model.load_context(SimpleNamespace(artifacts={"checkpoint": victim / "checkpoint"}))
+    with torch.no_grad():
+        next(model.victim.network.parameters()).fill_(float("nan"))
+    with pytest.raises(mlflow.exceptions.MlflowException, match="the network's answer is no number") as caught:
+        model.predict(None, {"waveform": [TONE]}, {"sampling_rate": RATE})
+    assert caught.value.get_http_status_code() == 500
 
 
 def test_the_model_says_what_it_takes_and_needs(victim, network):

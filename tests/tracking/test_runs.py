@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -93,6 +94,30 @@ def test_what_a_stage_logs_can_be_read_back(store):
     assert "/data/esc10" in given.dataset.source
 
 
+def test_an_artifact_that_is_gone_is_named_with_its_run_and_fails_the_run_that_needs_it(store, tmp_path):
+    with stage() as run:
+        run.text("a,b\n", "attack/table.csv")
+    (file,) = tmp_path.rglob("table.csv")
+    file.unlink()
+    for path in ("attack/table.csv", "table.csv"):
+        with pytest.raises(InputError) as caught, stage(key={**KEY, "path": path}) as needing:
+            runs.read_artifact(run.run_id, path)
+        assert str(caught.value).startswith(f"the artifact {path} of run {run.run_id} is not in ")
+        assert status(needing.run_id) == "FAILED"
+
+
+def test_an_artifact_that_cannot_be_read_is_no_artifact_that_is_gone(store, monkeypatch):
+    with stage() as run:
+        run.text("a,b\n", "table.csv")
+
+    def fail(artifact_uri):
+        raise MlflowException("it does not answer")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    with pytest.raises(MlflowException, match="it does not answer"):
+        runs.read_artifact(run.run_id, "table.csv")
+
+
 @pytest.mark.parametrize(
     ("error", "ending", "reason"),
     [
@@ -100,7 +125,7 @@ def test_what_a_stage_logs_can_be_read_back(store):
         (InputError("no such file"), "FAILED", "no such file"),
         (RuntimeError(), "FAILED", "RuntimeError"),
         (SystemExit(3), "FAILED", "3"),
-        (ValueError("long " * 999), "FAILED", ("long " * 100)),
+        (ValueError("long " * 1999), "FAILED", ("long " * 1600)),
         (KeyboardInterrupt(), "KILLED", None),
     ],
 )
