@@ -180,8 +180,8 @@ class VictimRecord:
         Kind of training.
     folds : tuple of FoldRecord
         All that were trained, of all repeats.
-    fold, repeat : int
-        The fold, of which repeat, that was attacked.
+    fold : int
+        The fold that was attacked, of the first repeat.
     version : str
         Version of the registered model that was attacked.
     run_id : str
@@ -206,7 +206,6 @@ class VictimRecord:
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
-    repeat: int = 0
     masking: dict[str, Sign] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 

@@ -108,7 +108,7 @@ def victim_split(victim: Victim, store: SpectrogramSet) -> Split:
     """
     training = victim.description.training
     parts = split_store(store, training["protocol"], training["seed"], training["fold"])
-    if parts.digest != training.get("split_digest"):
+    if parts.digest != training["split_digest"]:
         raise InputError(
             f"the {victim.description.model} was trained by another version of advtrack, which divided the clips "
             "otherwise: it has seen some that it would be tested on; train it again"

@@ -30,7 +30,8 @@ def fold(store):
         runs.StageRun(made).dataset("sounds", "data", "somewhere")
         store.set_terminated(made)
         given = {"dataset": "sounds", "representation": "stft", "model": "alexnet", "training": training, "fold": fold}
-        given |= {"accuracy": accuracy, "store_digest": "s", "seed": 0, "weights_digest": "none", **tags}
+        given |= {"accuracy": accuracy, "store_digest": "s", "seed": 0, "weights_digest": "none"}
+        given |= {"protocol": "paper", **tags}
         version = registry.register(NAME, f"runs:/{made}/victim", made, given, "a fold")
         if alias:
             registry.set_alias(version, alias)
