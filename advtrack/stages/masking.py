@@ -10,7 +10,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from advtrack.attacks.masking import TOLERATED, Sign, masking_signs
+from advtrack.attacks.masking import TOLERATED, masking_signs
+from advtrack.attacks.sign import Sign
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages.attacking import Attacked
 from advtrack.stages.clips import sample_rows

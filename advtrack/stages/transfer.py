@@ -10,8 +10,8 @@ import numpy as np
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
-from advtrack.search.result import wilson
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
@@ -117,7 +117,7 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     struck = attacked.struck(attack)
     budget = Budget(record.bound, record.iterations, record.settings)
     _, success = strike_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
-    low, high = wilson(int(success.sum()), len(success))
+    low, high = wilson(success.sum(), len(success))
     stage.metrics({f"{attack}/{n}": v for n, v in (("fooling_rate", success.mean()), ("low", low), ("high", high))})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
     names = np.array(attacked.store.name)[struck.indices]

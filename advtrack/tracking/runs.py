@@ -128,7 +128,7 @@ def stage_run(
     """Run a stage under its resume key.
 
     A finished run with the same key is reused. Otherwise the stage attaches to the run that ``mlflow run`` made,
-    or continues the interrupted run of this key, or starts a new one; it is marked FINISHED or FAILED at the end.
+    or continues the interrupted run of this key, or starts a new one; at the end it is FINISHED, KILLED or FAILED.
 
     Parameters
     ----------
@@ -178,6 +178,11 @@ def rerunning(run_id: str) -> Iterator[None]:
 def rerun_of() -> str:
     """The run that is repeated at the moment, or nothing."""
     return _RERUN_OF.get()
+
+
+def repeating() -> dict[str, str]:
+    """The tag of all that is made while a run is repeated; none otherwise."""
+    return {"rerun_of": rerun_of()} if rerun_of() else {}
 
 
 @contextmanager
@@ -311,11 +316,6 @@ def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
     return {k.removeprefix(whole_prefix): v for k, v in run.data.tags.items() if k.startswith(whole_prefix)}
 
 
-def artifacts(run_id: str, folder: str) -> set[str]:
-    """Paths of the artifacts in a folder of a run."""
-    return {found.path for found in MlflowClient().list_artifacts(run_id, folder)}
-
-
 def files(run_id: str, folder: str = "") -> Iterator[str]:
     """Paths of all artifacts of a run that are no folders."""
     for found in MlflowClient().list_artifacts(run_id, folder):
@@ -364,9 +364,8 @@ def _finite(content: Any) -> Any:
 
 def _provenance() -> dict[str, Any]:
     """Tags that tell whether a run's process lives, and which run it repeats."""
-    repeated = {"rerun_of": rerun_of()} if rerun_of() else {}
     process = {_PROCESS[name]: value for name, value in asdict(Process.this()).items()}
-    return {**process, _BEAT: time.time(), **repeated}
+    return {**process, _BEAT: time.time(), **repeating()}
 
 
 def _reap() -> None:

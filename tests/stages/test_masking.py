@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from advtrack.attacks.masking import Sign
+from advtrack.attacks.sign import Sign
 from advtrack.stages.masking import black_box_sign, read_signs, write_signs
 from advtrack.tracking import runs
 
