@@ -97,7 +97,7 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
 
 
 def _command(attacked: Attacked, attack: str) -> str:
-    """The command that makes one of the searches."""
+    """The command that makes one of the searches; a password in the storage's address is not published with it."""
     values = {**asdict(attacked.options), "attack": attack, "storage": redacted(attacked.options.storage)}
     own = {field.name: field.default for field in fields(Attacking)} | {"trials": DEFAULT_TRIALS, "seed": 0}
     own |= {"target_fooling_rate": 0.9, "samples": "0", "max_iter": "0", "device": "auto", "force": values["force"]}
