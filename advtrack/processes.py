@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -77,6 +78,18 @@ def _numbering() -> tuple[str, str]:
     """Identities of this machine's start and of the PID namespace, as Linux gives them."""
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     return boot.read_text().strip() if boot.exists() else "", str(namespace.readlink()) if namespace.exists() else ""
+
+
+def end_with_parent() -> None:
+    """Let this process, begun by `multiprocessing`, end with its parent: alone it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def registered(store):
     def make(dataset="synthetic", representation="stft", model="alexnet", alias=None, **tags):
         run = store.create_run("0").info.run_id
         name = registry.model_name(dataset, representation, model)
-        version = registry.register(name, f"runs:/{run}/victim", run, {"fold": 0, **tags}, "a fold")
+        version = registry.register(
+            name, f"runs:/{run}/victim", run, {"fold": 0, "protocol": "paper", **tags}, "a fold"
+        )
         if alias:
             registry.set_alias(version, alias)
         return version

@@ -278,10 +278,10 @@ class _Adam:
         return _Adam(self.mean[kept], self.square[kept], self.steps)
 
 
-def _length(slope: Tensor) -> Tensor:
+def _length(w: Tensor) -> Tensor:
     """Euclidean norm per sample, shape (N,), above 0, also where the squares leave the range of numbers."""
-    unit = slope.flatten(1).abs().amax(1).clamp(min=torch.finfo(slope.dtype).tiny)
-    return unit * (slope / per_sample(unit, slope)).flatten(1).norm(dim=1).clamp(min=1)
+    unit = w.flatten(1).abs().amax(1).clamp(min=torch.finfo(w.dtype).tiny)
+    return unit * (w / per_sample(unit, w)).flatten(1).norm(dim=1).clamp(min=1)
 
 
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:

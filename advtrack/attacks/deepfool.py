@@ -168,7 +168,7 @@ def _step_to_boundary(
     logits: Tensor,
     x_adv: Tensor,
     y: Tensor,
-    rivals: Tensor,
+    others: Tensor,
     slopes: Tensor,
     norm: Literal["linf", "l2"],
     ties: Tensor,
@@ -184,7 +184,7 @@ def _step_to_boundary(
     ----------
     logits, x_adv : Tensor
         The network's output, shape (N, classes), and the input, shape (N, C, H, W), that it was computed from.
-    y, rivals : Tensor of int64, shapes (N,) and (N, K)
+    y, others : Tensor of int64, shapes (N,) and (N, K)
         True labels, and the classes whose boundaries are tried.
     slopes : Tensor, shape (N, K)
         What ``||w||`` is taken to be at most; infinite if nothing is known.
@@ -201,7 +201,7 @@ def _step_to_boundary(
     backwards : int
         Backward passes of the batch.
     """
-    margins = logits.gather(1, rivals) - logits.gather(1, y.unsqueeze(1))
+    margins = logits.gather(1, others) - logits.gather(1, y.unsqueeze(1))
     least = (steady(margins, logits).abs() / slopes).nan_to_num(nan=0.0, posinf=torch.inf)
     nearest = x_adv.new_full((len(x_adv), 1), torch.inf)
     step = torch.zeros_like(x_adv).flatten(1)

@@ -6,7 +6,6 @@ are those of section 3.1 there, and of the checklist of Carlini et al. 2019 (arX
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,25 +14,15 @@ from torch.nn import functional as F
 
 from advtrack.attacks.bim import bim_a, bim_b
 from advtrack.attacks.fgsm import fgsm
+from advtrack.attacks.sign import Sign
 from advtrack.attacks.victim import frozen, margin
 
+# Ours: iterations of the long runs.
+_LONG = 40
 # Ours: a float32 rounds a probability to 1 from about this distance on, and the loss has no slope any more.
 _VANISHED = 1e-6
 #: Ours: the share of samples that may behave as if gradients were masked before that is a sign.
 TOLERATED = 0.1
-
-
-@dataclass(frozen=True)
-class Sign:
-    """One sign: whether it is there, and the numbers that say so, by name."""
-
-    there: bool
-    numbers: dict[str, float]
-
-    def told(self) -> str:
-        """The numbers in words, to three significant digits; an infinite one, which nothing reached, is 'none'."""
-        shown = {name: f"{value:.3g}" if math.isfinite(value) else "none" for name, value in self.numbers.items()}
-        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in shown.items())
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ class MaskingSigns:
         }
 
 
-def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, max_iter: int = 40) -> MaskingSigns:
+def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> MaskingSigns:
     """Look for signs of masked gradients, untargeted.
 
     Parameters
@@ -90,13 +79,11 @@ def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float, max_i
         True labels.
     eps : float
         l-inf bound of the comparisons, best one that fools some of the samples and not all.
-    max_iter : int
-        Iterations of the long runs, at least 4.
     """
     one = fgsm(network, x, y, eps=eps)
-    many = bim_a(network, x, y, eps=eps, max_iter=max_iter, targeted=False)
-    unbounded = bim_a(network, x, y, eps=1.0, max_iter=max_iter, targeted=False)
-    ends = [bim_b(network, x, y, eps=eps, max_iter=n, targeted=False).x_adv for n in (max_iter // 4, max_iter)]
+    many = bim_a(network, x, y, eps=eps, max_iter=_LONG, targeted=False)
+    unbounded = bim_a(network, x, y, eps=1.0, max_iter=_LONG, targeted=False)
+    ends = [bim_b(network, x, y, eps=eps, max_iter=n, targeted=False).x_adv for n in (_LONG // 4, _LONG)]
     with frozen(network), torch.no_grad():
         short, long = (float(-margin(network(end), y, targeted=False).mean()) for end in ends)
     return MaskingSigns(

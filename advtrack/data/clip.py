@@ -222,7 +222,7 @@ def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 def unusable(dataset: Dataset) -> dict[Path, str]:
     """Decode every clip once, so that bad files are known before an hour is spent: their reasons, by path."""
 
-    def reason(clip: Clip) -> str | None:
+    def fault(clip: Clip) -> str | None:
         try:
             decode(clip.path)
         except InputError as error:
@@ -230,8 +230,8 @@ def unusable(dataset: Dataset) -> dict[Path, str]:
         return None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # libsndfile decodes outside of Python's lock
-        reasons = tqdm(pool.map(reason, dataset.clips), total=len(dataset.clips), desc="checking", unit="clip")
-        return {clip.path: why for clip, why in zip(dataset.clips, reasons, strict=True) if why}
+        faults = tqdm(pool.map(fault, dataset.clips), total=len(dataset.clips), desc="checking", unit="clip")
+        return {clip.path: why for clip, why in zip(dataset.clips, faults, strict=True) if why}
 
 
 def leaks(dataset: Dataset, checksums: Sequence[str]) -> list[str]:

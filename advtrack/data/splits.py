@@ -11,9 +11,9 @@ import numpy as np
 from advtrack.data.clip import listed
 from advtrack.errors import InputError
 
-#: The paper's protocol (section V): this share of the recordings is test, the others are five development parts.
+#: The paper's protocol (section V): this share of the clips, in whole recordings, is test, the others are five parts.
 _TEST_SHARE, PAPER_FOLDS = 0.3, 5
-#: Of the training recordings of a publisher's fold, the share that decides when training stops (ours).
+#: Of the other folds' clips, in whole recordings, the share that decides when training stops (ours).
 _STOP_SHARE = 0.15
 
 
@@ -50,7 +50,7 @@ def folds_of(protocol: str, published: np.ndarray) -> tuple[int, ...]:
 def paper_split(
     labels: Sequence[int] | np.ndarray, sources: Sequence[str] | np.ndarray, *, seed: int, fold: int
 ) -> Split:
-    """One of five folds: 30% of the recordings are test in all of them; fold k stops early on part k of the others.
+    """One of five folds: 30% of the clips are test in all of them; fold k stops early on part k of the others.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def official_split(
     seed: int,
     fold: int,
 ) -> Split:
-    """The publisher's fold `fold` is test; 15% of the recordings of the other folds decide when training stops.
+    """The publisher's fold `fold` is test; 15% of the clips of the other folds decide when training stops.
 
     Parameters
     ----------

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from advtrack.intervals import CONFIDENCE
 from advtrack.reporting.cells import Cell, Table
 from advtrack.reporting.estimates import accuracy, fooled_under_plain
 from advtrack.reporting.numbers import bracket, clean, fixed, scaled
 from advtrack.reporting.records import AttackRecord, Training, VictimRecord
-from advtrack.reporting.statistics import CONFIDENCE, Bootstrap
+from advtrack.reporting.statistics import Bootstrap
 
 Verdict = Literal["holds", "fails", "undecided"]
 

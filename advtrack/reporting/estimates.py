@@ -18,7 +18,7 @@ def folds_by_number(victim: VictimRecord) -> dict[tuple[int, int], FoldRecord]:
 
 def attacked_fold(victim: VictimRecord) -> FoldRecord:
     """The fold that attacks strike."""
-    return folds_by_number(victim)[victim.repeat, victim.fold]
+    return folds_by_number(victim)[0, victim.fold]
 
 
 def over_tests(*folds: FoldRecord) -> Bootstrap | None:

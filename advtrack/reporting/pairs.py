@@ -55,7 +55,7 @@ class Victims:
     ) -> tuple[VictimRecord | None, VictimRecord | None]:
         """The same where attacks can be compared: a robust victim of another fold is not of this pair."""
         plain, robust = self.pair(dataset, representation, model)
-        alike = plain and robust and (plain.fold, plain.repeat) == (robust.fold, robust.repeat)
+        alike = plain and robust and plain.fold == robust.fold
         return plain, robust if alike else None
 
     def to_train(self, dataset: str, representation: str, model: str) -> tuple[str, ...]:

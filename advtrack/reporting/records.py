@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from advtrack.attacks.masking import Sign
+from advtrack.attacks.sign import Sign
 
 Training = Literal["plain", "adversarial"]
 
@@ -54,9 +54,9 @@ class AttackRecord:
     norm : {'l0', 'l2', 'linf'}
         The attack's own norm.
     target_reached : bool
-        Whether the fooling rate reached the target.
+        Whether the fooling rate, or the area under it, reached the target: see ``criterion``.
     target_fooling_rate, fooling_rate : float
-        The rate asked for and the confirmed rate at the budget, in [0, 1].
+        The rate (or area) asked for and the confirmed rate at the budget, in [0, 1].
     bound : float
         The budget's perturbation bound in the attack's own norm.
     missed_at : float or None
@@ -71,7 +71,7 @@ class AttackRecord:
     l0, l2, linf : float
         Mean norms of the successes; NaN where nothing was fooled.
     samples : int
-        Correctly classified test clips attacked.
+        Correctly classified clips attacked.
     seed, sample_limit, longest : int
         What else the search depends on: the seed, how many clips at most (0: all), and the cap on iterations. Searches
         on two victims are compared only where these are equal.
@@ -99,7 +99,7 @@ class AttackRecord:
     front : list of (float, int)
         Bounds and iterations that reach the target, none of which is better than another in both.
     settled : bool
-        Whether any bound smaller by more than the tolerance is known to miss the target.
+        Whether every bound smaller by more than the tolerance is known to miss the target.
     code_version : int
         Of the stage that searched; 0 where it is not known.
     clips : StruckClips or None
@@ -149,7 +149,7 @@ class FoldRecord:
     Attributes
     ----------
     fold, repeat : int
-        Which of the five, in which repeat of the experiment.
+        Which of the protocol's folds, in which repeat of the experiment.
     run_id : str
         Its MLflow run.
     accuracy : float
@@ -180,8 +180,8 @@ class VictimRecord:
         Kind of training.
     folds : tuple of FoldRecord
         All that were trained, of all repeats.
-    fold, repeat : int
-        The fold, of which repeat, that was attacked.
+    fold : int
+        The fold that was attacked, of the first repeat.
     version : str
         Version of the registered model that was attacked.
     run_id : str
@@ -206,7 +206,6 @@ class VictimRecord:
     run_id: str
     settings: dict[str, str]
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
-    repeat: int = 0
     masking: dict[str, Sign] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from advtrack.intervals import CONFIDENCE, wilson
+
 RESAMPLES = 4000
 _SEED = 0
 # Sign flips, at least; more where many comparisons need smaller p-values.
@@ -83,8 +84,8 @@ class Bootstrap:
         if n < 2 or not np.isfinite(statistic[0]) or not len(resampled):
             return None
         if rate and statistic[0] in (0, 1) and (resampled == statistic[0]).all():
-            wilson = stats.binomtest(round(n * statistic[0]), n).proportion_ci(confidence, "wilson")
-            return float(wilson.low), float(wilson.high)
+            low, high = wilson(round(n * statistic[0]), n, confidence)
+            return float(low), float(high)
         tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
         low, high = np.quantile(resampled, (tail, 1 - tail))
         return float(low), float(high)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from advtrack.attacks.masking import Sign
+from advtrack.attacks.sign import Sign
 from advtrack.reporting.cells import ABSENT, Cell, Column, Table
 from advtrack.reporting.estimates import (
     accuracy,

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from advtrack.errors import InputError
+from advtrack.processes import end_with_parent
 from advtrack.representations import REPRESENTATIONS
 from advtrack.representations.image import ImageSettings, images
 from advtrack.representations.pitch_shift import SCALES
@@ -141,15 +141,7 @@ def _images(
 def _begin_worker() -> None:
     """One BLAS thread: several would compete for the workers' cores, and might add numbers up in another order."""
     threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 @contextmanager

@@ -18,14 +18,12 @@ def pitch_shift(waveform: np.ndarray, rate: int, scale: float) -> np.ndarray:
     rate
         Its sampling rate in Hz.
     scale
-        The factor, above 0; 1 gives the waveform itself.
+        The factor, above 0.
 
     Returns
     -------
     waveform
         float32 [n].
     """
-    if scale == 1:
-        return waveform
     shifted: np.ndarray = librosa.effects.pitch_shift(waveform, sr=rate, n_steps=12 * np.log2(scale))
     return shifted

@@ -10,21 +10,19 @@ N_FFT = 2048
 HOP = 512
 
 
-def stft_power(waveform: np.ndarray, n_fft: int = N_FFT, hop: int = HOP) -> np.ndarray:
+def stft_power(waveform: np.ndarray) -> np.ndarray:
     """Power spectrogram with a Hann window on padded, centred chunks.
 
     Parameters
     ----------
     waveform
         float32 [n], at least one sample, at `RATE`.
-    n_fft, hop
-        Window length and step in samples.
 
     Returns
     -------
     power
-        float32 [n_fft / 2 + 1, 1 + n // hop]; row r is the frequency r * RATE / n_fft, the lowest first, and column c
-        the chunk centred on sample c * hop.
+        float32 [`N_FFT` / 2 + 1, 1 + n // `HOP`]; row r is the frequency r * RATE / N_FFT, the lowest first, and column
+        c the chunk centred on sample c * HOP.
     """
     # Zeros beyond both ends, since reflection needs more samples than a short clip has.
-    return np.abs(librosa.stft(waveform, n_fft=n_fft, hop_length=hop, window="hann", pad_mode="constant")) ** 2
+    return np.abs(librosa.stft(waveform, n_fft=N_FFT, hop_length=HOP, window="hann", pad_mode="constant")) ** 2

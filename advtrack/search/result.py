@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
+from advtrack.intervals import wilson
 from advtrack.search.criterion import Criterion, fooling_auc
 from advtrack.search.space import Budget
 
 #: Of the norms of the successes.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class BudgetResult:
     study_name : str
         In the storage.
     settled : bool
-        Whether any bound smaller by more than the tolerance is known to miss the target; of a target that was not
+        Whether every bound smaller by more than the tolerance is known to miss the target; of a target that was not
         reached, whether the largest bound is known to miss it.
     """
 
@@ -114,7 +113,8 @@ class BudgetResult:
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of the fooling rate."""
-        return wilson(int(self.success.sum()), len(self.success))
+        low, high = wilson(self.success.sum(), len(self.success))
+        return float(low), float(high)
 
     def auc(self) -> tuple[float, float]:
         """Area under the fooling rate up to the largest bound searched: at least, and at most."""
@@ -129,9 +129,3 @@ class BudgetResult:
             fooled = self.fooled_at <= bound
             curve.append((float(bound), float(fooled.mean()), float((fooled | (self.resisted_at < bound)).mean())))
         return curve
-
-
-def wilson(successes: int, samples: int) -> tuple[float, float]:
-    """Wilson's score interval of a rate, at 95%."""
-    interval = binomtest(successes, samples).proportion_ci(_CONFIDENCE, "wilson")
-    return float(interval.low), float(interval.high)

@@ -29,7 +29,7 @@ Evidence = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Samples:
-    """What is attacked: correctly classified test clips, on the victim's device.
+    """What is attacked: correctly classified clips, on the victim's device.
 
     Attributes
     ----------
@@ -214,7 +214,7 @@ class Found:
     contradictions : int
         Samples that showed other than what had been inferred.
     settled : bool
-        Whether any bound smaller by more than the tolerance is known to miss the target; of a target that was not
+        Whether every bound smaller by more than the tolerance is known to miss the target; of a target that was not
         reached, whether the largest bound is known to miss it. Known is what longest runs show: of an attack that
         minimises, one with each of its settings.
     """

@@ -110,7 +110,7 @@ def search_budget(
     network : nn.Module
         The victim.
     samples : Samples
-        Correctly classified test clips.
+        Correctly classified clips.
     search : Search
         Attack, target and limits.
     storage : BaseStorage

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+from advtrack.processes import end_with_parent
 
 # Seconds that a process has to give up what it holds.
 _GRACE = 10.0
@@ -50,13 +50,6 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
 def _helper(help_: Callable[[int], None], index: int, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that was called ends the others
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds in the storage is given up first
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     help_(index)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

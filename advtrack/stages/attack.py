@@ -18,7 +18,7 @@ from advtrack.stages import masking
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.clips import perturbation_ratios
 from advtrack.stages.evidence import log_search
-from advtrack.stages.searched import log_record, plain_records, read_record, say
+from advtrack.stages.searched import KEY, log_record, plain_records, read_record, say
 from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
@@ -97,7 +97,7 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
 
 
 def _command(attacked: Attacked, attack: str) -> str:
-    """The command that makes one of the searches."""
+    """The command that makes one of the searches; a password in the storage's address is not published with it."""
     values = {**asdict(attacked.options), "attack": attack, "storage": redacted(attacked.options.storage)}
     own = {field.name: field.default for field in fields(Attacking)} | {"trials": DEFAULT_TRIALS, "seed": 0}
     own |= {"target_fooling_rate": 0.9, "samples": "0", "max_iter": "0", "device": "auto", "force": values["force"]}
@@ -125,7 +125,7 @@ def _attack_key(options: Attacking, attack: str, victim: Victim, plain: AttackRe
 
 def _earlier(attack: str, key: str) -> AttackRecord | None:
     """The same search finished in an earlier, perhaps interrupted, run."""
-    for run_ in runs.find({f"key.{attack}": key}):
+    for run_ in runs.find({f"{KEY}{attack}": key}):
         logger.info("%s: already searched, reusing run %s", attack, run_.info.run_id)
         return read_record(run_.info.run_id, attack)
     return None

@@ -19,10 +19,8 @@ def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
 
 
 def with_clips(record: AttackRecord) -> AttackRecord:
-    """The record with what its search showed clip by clip, if it was made since that is kept."""
+    """The record with what its search showed clip by clip."""
     rows = sample_rows(record)
-    if not all(row.get("perturbation") for row in rows):
-        return record
     clips = StruckClips(
         names=tuple(row["clip"] for row in rows),
         recordings=tuple(row["source"] for row in rows),
@@ -42,7 +40,7 @@ def perturbation_ratios(plain: AttackRecord, robust: AttackRecord) -> dict[str, 
     In other norms than the attack's own nothing bounds what a failure takes: without the target, there is none.
     """
     plain, robust = with_clips(plain), with_clips(robust)
-    if no_ratio_because(plain, robust) or not plain.clips or not robust.clips:
+    if no_ratio_because(plain, robust):
         return {}
     bootstrap = over_struck(plain, robust)
     assert bootstrap

@@ -103,9 +103,9 @@ def _weights_for(model: str, weights: str) -> str:
 
 
 def _given(run_id: str, defaults: Mapping[str, str]) -> dict[str, str]:
-    """The options that a run was given; those that its version of the code did not know have their defaults."""
+    """The options that a run was given."""
     params = runs.params(runs.get(run_id))
-    return {name: params.get(name, default) for name, default in defaults.items()}
+    return {name: params[name] for name in defaults}
 
 
 def _differing(defaults: Mapping[str, str], values: Mapping[str, str]) -> str:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from advtrack.attacks.masking import TOLERATED, Sign, masking_signs
+from advtrack.attacks.masking import TOLERATED, masking_signs
+from advtrack.attacks.sign import Sign
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages.attacking import Attacked
 from advtrack.stages.clips import sample_rows
@@ -77,7 +78,7 @@ def read_signs(looked: Iterable[runs.Run]) -> dict[str, Sign]:
     for run in sorted(looked, key=lambda run: (run.info.start_time, run.info.run_id)):
         numbers = runs.prefixed_tags(run, _NUMBERS)
         for name, there in runs.prefixed_tags(run, _THERE).items():
-            measured = json.loads(numbers.get(name, "{}"))
+            measured = json.loads(numbers[name])
             sign = Sign(there == "True", {key: math.inf if v is None else v for key, v in measured.items()})
             if sign.there or name not in found or not found[name].there:
                 found[name] = sign

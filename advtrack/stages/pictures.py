@@ -13,7 +13,7 @@ from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data.clip import decode
 from advtrack.data.credit import credit, find_clip
 from advtrack.reporting.cells import Table
-from advtrack.reporting.examples import unpack
+from advtrack.reporting.examples import Example, unpack
 from advtrack.reporting.figures.drawing import Picture
 from advtrack.reporting.figures.examples import overview_figure
 from advtrack.reporting.figures.rates import rates_figure
@@ -29,17 +29,15 @@ _FIGURES_A_PROCESS = 5
 
 
 def shown_examples(records: Sequence[VictimRecord]) -> list[Shown]:
-    """The examples that the attack runs keep, of victims that were attacked since they do."""
-    shown = []
-    for record in records:
-        kept = {}
-        for name, attack in record.attacks.items():
-            path = f"{name}/examples.npz"
-            if path in runs.artifacts(attack.run_id, name):
-                kept[name] = unpack(runs.read_artifact(attack.run_id, path))
-        if kept:
-            shown.append(Shown(record, kept))
-    return shown
+    """The examples that the attack runs keep, of victims that were attacked."""
+
+    def kept(record: VictimRecord) -> dict[str, list[Example]]:
+        return {
+            name: unpack(runs.read_artifact(attack.run_id, f"{name}/examples.npz"))
+            for name, attack in record.attacks.items()
+        }
+
+    return [Shown(record, kept(record)) for record in records if record.attacks]
 
 
 def pictures(records: Sequence[VictimRecord], shown: Sequence[Shown], robust_accuracy: Table) -> list[Picture]:

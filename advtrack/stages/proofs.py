@@ -107,7 +107,7 @@ def gather(victim: Registered, budgets: Mapping[str, tuple[float, int]], min_sam
         else:
             value, bound, iterations = fooling
             _, high = wilson(round(value * samples), samples)
-            proof.metrics.update({f"{attack}/fooling_rate": value, rate: high})
+            proof.metrics.update({f"{attack}/fooling_rate": value, rate: float(high)})
             within = f"{search.record.norm} <= {bound:.4g}, {iterations} iterations"
             proof.about[rate] = f" ({value:.4g} of {samples} clips, {within})"
         plain = _asking(below[attack])

@@ -45,7 +45,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                settings={name: params.get(name, default) for name, default in DEFAULTS.items()},
+                settings={name: params[name] for name in DEFAULTS},
                 attacks=attacks,
                 masking=read_signs(map(runs.get, {record.run_id for record in attacks.values()})),
                 basis=_basis(version),
@@ -57,12 +57,12 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
 def _basis(version: registry.Registered) -> dict[str, str]:
     """What all results on one data set have to have in common."""
     ((_, digest, _),) = runs.inputs(version.run_id)
-    code = runs.tag(runs.get(version.tags["train_run"]), "code_version")
+    training = runs.prefixed_tags(runs.get(version.tags["train_run"]), "")
     return {
         "data digest": digest,
-        "protocol": version.tags.get("protocol", "paper"),
+        "protocol": version.tags["protocol"],
         "seed": version.tags["seed"],
-        "training code": code or "unknown",
+        "training code": training["code_version"],
     }
 
 

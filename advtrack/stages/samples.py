@@ -1,4 +1,4 @@
-"""Whom an attack strikes: the test clips that a victim classifies correctly, and the wrong labels it is led to."""
+"""Whom an attack strikes: clips that a victim classifies correctly, and the wrong labels it is led to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Struck:
-    """The test clips a victim classifies correctly, as far as they are attacked, with their indices in the store."""
+    """The clips a victim classifies correctly, as far as they are attacked, with their indices in the store."""
 
     samples: Samples
     indices: np.ndarray
@@ -108,7 +108,7 @@ def victim_split(victim: Victim, store: SpectrogramSet) -> Split:
     """
     training = victim.description.training
     parts = split_store(store, training["protocol"], training["seed"], training["fold"])
-    if parts.digest != training.get("split_digest"):
+    if parts.digest != training["split_digest"]:
         raise InputError(
             f"the {victim.description.model} was trained by another version of advtrack, which divided the clips "
             "otherwise: it has seen some that it would be tested on; train it again"

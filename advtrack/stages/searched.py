@@ -14,6 +14,9 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
+#: Begins the tags of a run that tell, attack by attack, that the search is whole, and what determines its result.
+KEY = "key."
+
 _MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
 
 
@@ -21,8 +24,13 @@ def read_record(run_id: str, attack: str) -> AttackRecord:
     """The result of one attack in a finished run."""
     content = json.loads(runs.read_artifact(run_id, f"{attack}/result.json"))
     # JSON has no NaN, which these are where nothing was fooled.
-    undefined = {name: math.nan for name in _MAY_BE_UNDEFINED if content.get(name, 0) is None}
+    undefined = {name: math.nan for name in _MAY_BE_UNDEFINED if content[name] is None}
     return AttackRecord(**{**content, **undefined})
+
+
+def searched_by(run_id: str) -> set[str]:
+    """The attacks whose search a run has finished, even one that was stopped in the middle of the next."""
+    return set(runs.prefixed_tags(runs.get(run_id), KEY))
 
 
 def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:
@@ -51,7 +59,7 @@ def log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
     stage.json(asdict(record), f"{record.attack}/result.json")
     stage.tags({f"{record.attack}.settled": record.settled})
-    stage.tags({f"{record.attack}.target_reached": record.target_reached, f"key.{record.attack}": key})
+    stage.tags({f"{record.attack}.target_reached": record.target_reached, f"{KEY}{record.attack}": key})
 
 
 def say(record: AttackRecord, victim: str) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
-from advtrack.search.result import wilson
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
 from advtrack.stages.evidence import csv_text
-from advtrack.stages.searched import find_records, read_record
+from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import find_victim
 from advtrack.tracking import runs
 
@@ -56,19 +56,27 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
     """The records of a run, or of the victim that bears an alias or version number."""
     origin = options.budget_from
     if re.fullmatch("[0-9a-f]{32}", origin):
-        folders = runs.artifacts(origin, "") if runs.exists(origin) else set()
-        found = {attack: read_record(origin, attack) for attack in options.attacks if attack in folders}
+        there = searched_by(origin) if runs.exists(origin) else set()
+        found = {attack: read_record(origin, attack) for attack in options.attacks if attack in there}
     else:
         victim = find_victim(options.dataset, options.representation, options.model, origin)
         found = find_records(victim, options.attacks)
     if not found:
         raise InputError(
-            f"--budget-from {origin}: no budget of {', '.join(options.attacks)} there; give an attack run, "
-            "or the alias or version of a victim that was attacked"
+            f"--budget-from {origin}: no budget of {', '.join(options.attacks)} there{_kind(origin)}; give an "
+            "attack run that finished its search, or the alias or version of a victim that was attacked"
         )
     if missing := [attack for attack in options.attacks if attack not in found]:
         logger.warning("--budget-from %s: no budget of %s there; the others are tried", origin, ", ".join(missing))
     return {attack: found[attack] for attack in TABLE_ATTACKS if attack in found}
+
+
+def _kind(origin: str) -> str:
+    """Of which stage a run is and how it ended; nothing where there is no such run."""
+    if not runs.exists(origin):
+        return ""
+    run_ = runs.get(origin)
+    return f" ({runs.tag(run_, 'stage') or 'of no stage'}, {run_.info.status})"
 
 
 def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attacked) -> None:
@@ -109,8 +117,9 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     struck = attacked.struck(attack)
     budget = Budget(record.bound, record.iterations, record.settings)
     _, success = strike_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
-    low, high = wilson(int(success.sum()), len(success))
-    stage.metrics({f"{attack}/{n}": v for n, v in (("fooling_rate", success.mean()), ("low", low), ("high", high))})
+    low, high = wilson(success.sum(), len(success))
+    rates = {"fooling_rate": success.mean(), "low": float(low), "high": float(high)}
+    stage.metrics({f"{attack}/{name}": value for name, value in rates.items()})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
     names = np.array(attacked.store.name)[struck.indices]
     rows = [{"clip": name, "success": bool(fooled)} for name, fooled in zip(names, success, strict=True)]

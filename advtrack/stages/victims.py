@@ -51,7 +51,8 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
     found = find_victim(dataset, representation, model, victim)
     if not victim.isdigit() and (kinds := in_doubt(found)):
         listed = ", ".join(
-            f"{one.version} ({one.tags['height']} x {one.tags['width']}, {_protocol(one)} protocol)" for one in kinds
+            f"{one.version} ({one.tags['height']} x {one.tags['width']}, {one.tags['protocol']} protocol)"
+            for one in kinds
         )
         raise InputError(
             f"--victim {victim}: {found.name} has victims on several sets of spectrograms or protocols; "
@@ -62,10 +63,10 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
 
 def in_doubt(found: registry.Registered) -> list[registry.Registered]:
     """The victims that an alias may mean as well as the one that it points at, that one first; none without doubt."""
-    kinds = {(found.tags["store_digest"], _protocol(found)): found}
+    kinds = {(found.tags["store_digest"], found.tags["protocol"]): found}
     for one in registry.versions(found.name):  # newest first
         if one.tags["training"] == found.tags["training"]:
-            kinds.setdefault((one.tags["store_digest"], _protocol(one)), one)
+            kinds.setdefault((one.tags["store_digest"], one.tags["protocol"]), one)
     return list(kinds.values()) if len(kinds) > 1 else []
 
 
@@ -95,13 +96,7 @@ def training_command(
 
 def recipe(version: registry.Registered) -> dict[str, str]:
     """What two victims must have in common to differ in nothing but their training: data, split, initial weights."""
-    shared = {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest")}
-    return shared | {"protocol": _protocol(version)}
-
-
-def _protocol(version: registry.Registered) -> str:
-    """Whose folds a victim was trained on: the paper's, before there were others to name."""
-    return version.tags.get("protocol", "paper")
+    return {name: version.tags[name] for name in ("store_digest", "seed", "weights_digest", "protocol")}
 
 
 def plain_victim(version: registry.Registered) -> registry.Registered | None:

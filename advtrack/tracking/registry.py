@@ -16,7 +16,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
-from advtrack.tracking.runs import rerun_of, whole
+from advtrack.tracking.runs import repeating, rerun_of, whole
 
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"
@@ -64,7 +64,7 @@ def register(name: str, model_uri: str, run_id: str, tags: Mapping[str, Any], de
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    texts = {k: str(v) for k, v in tags.items()} | ({"rerun_of": rerun_of()} if rerun_of() else {})
+    texts = {k: str(v) for k, v in tags.items()} | repeating()
     # A tracking server takes no version of a model without the model's own identifier.
     created = client.create_model_version(
         name, model_uri, run_id, tags=texts, description=description, model_id=model_id

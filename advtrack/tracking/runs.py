@@ -130,7 +130,7 @@ def stage_run(
     """Run a stage under its resume key.
 
     A finished run with the same key is reused. Otherwise the stage attaches to the run that ``mlflow run`` made,
-    or continues the interrupted run of this key, or starts a new one; it is marked FINISHED or FAILED at the end.
+    or continues the interrupted run of this key, or starts a new one; at the end it is FINISHED, KILLED or FAILED.
 
     Parameters
     ----------
@@ -180,6 +180,11 @@ def rerunning(run_id: str) -> Iterator[None]:
 def rerun_of() -> str:
     """The run that is repeated at the moment, or nothing."""
     return _RERUN_OF.get()
+
+
+def repeating() -> dict[str, str]:
+    """The tag of all that is made while a run is repeated; none otherwise."""
+    return {"rerun_of": rerun_of()} if rerun_of() else {}
 
 
 @contextmanager
@@ -313,11 +318,6 @@ def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
     return {k.removeprefix(whole_prefix): v for k, v in run.data.tags.items() if k.startswith(whole_prefix)}
 
 
-def artifacts(run_id: str, folder: str) -> set[str]:
-    """Paths of the artifacts in a folder of a run."""
-    return {found.path for found in MlflowClient().list_artifacts(run_id, folder)}
-
-
 def files(run_id: str, folder: str = "") -> Iterator[str]:
     """Paths of all artifacts of a run that are no folders."""
     for found in MlflowClient().list_artifacts(run_id, folder):
@@ -339,7 +339,7 @@ def read_artifact(run_id: str, path: str) -> bytes:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{path}")).read_bytes()
     except (MlflowException, OSError) as error:  # a server that lacks it says no more than one that fails
-        if path in artifacts(run_id, str(Path(path).parent) if "/" in path else ""):
+        if path in files(run_id, str(Path(path).parent) if "/" in path else ""):
             raise
         raise InputError(
             f"the artifact {path} of run {run_id} is not in {redacted(place)}; put it back, or make the run again with "
@@ -380,9 +380,8 @@ def _finite(content: Any) -> Any:
 
 def _provenance() -> dict[str, Any]:
     """Tags that tell whether a run's process lives, and which run it repeats."""
-    repeated = {"rerun_of": rerun_of()} if rerun_of() else {}
     process = {_PROCESS[name]: value for name, value in asdict(Process.this()).items()}
-    return {**process, _BEAT: time.time(), **repeated}
+    return {**process, _BEAT: time.time(), **repeating()}
 
 
 def _reap() -> None:

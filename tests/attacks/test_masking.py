@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from advtrack.attacks.masking import MaskingSigns, Sign, masking_signs
+from advtrack.attacks.masking import MaskingSigns, masking_signs
+from advtrack.attacks.sign import Sign
 
 
 class Scaled(nn.Module):

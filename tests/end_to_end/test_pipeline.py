@@ -79,7 +79,7 @@ def test_a_search_leaves_its_curve_its_front_and_the_signs_of_masking(finished):
     attack = runs.find({"stage": "attack", "training": "plain"})[0]
     for name in TABLE_ATTACKS:
         result = json.loads(runs.read_artifact(attack.info.run_id, f"{name}/result.json"))
-        kept = runs.artifacts(attack.info.run_id, name)
+        kept = set(runs.files(attack.info.run_id, name))
         assert {
             f"{name}/{file}" for file in ("curve.csv", "curve.png", "front.csv", "norms.json", "trials.csv")
         } <= kept

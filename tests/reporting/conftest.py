@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advtrack.attacks.masking import Sign
+from advtrack.attacks.sign import Sign
 from advtrack.reporting.findings import Findings, compare
 from advtrack.reporting.records import AttackRecord, FoldRecord, StruckClips, Training, VictimRecord
 

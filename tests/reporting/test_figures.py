@@ -1,14 +1,15 @@
 """Figures decode, show something, and leave matplotlib's global state alone."""
 
 import io
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from advtrack.reporting.cells import Cell, Column, Table
 from advtrack.reporting.examples import Example
@@ -19,7 +20,6 @@ from advtrack.reporting.figures.rates import (
     rates_figure,
     rates_over_bound,
     rates_over_iterations,
-    wilson_band,
 )
 from advtrack.reporting.figures.tradeoff import tradeoff_figure
 from advtrack.reporting.figures.training import training_figure
@@ -57,13 +57,6 @@ def example(clip: str = "$a$.wav", fooled: bool = True) -> Example:
     x = np.linspace(0, 1, 32 * 40).reshape(32, 40)
     scores = np.array([[0.7, 0.3], [0.1, 0.9]])
     return Example(clip, "dog", "rain $", ("dog", "rain $"), x, np.full_like(x, -0.004), scores, fooled)
-
-
-def test_intervals_are_wilsons() -> None:
-    low, high = wilson_band(np.arange(11), 10)
-    expected = [binomtest(k, 10).proportion_ci(0.95, "wilson") for k in range(11)]
-    assert low == pytest.approx([one.low for one in expected], abs=1e-12)
-    assert high == pytest.approx([one.high for one in expected], abs=1e-12)
 
 
 def test_rates_over_the_bound_say_what_is_not_known() -> None:
@@ -161,3 +154,16 @@ def test_no_global_state() -> None:
     before = "matplotlib.pyplot" in sys.modules
     curve_figure([(1e-3, 0.5, 0.5)], 0.9, "eps")
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_a_process_that_draws_loads_no_torch() -> None:
+    program = (
+        "import sys, pkgutil, importlib; from advtrack.reporting import figures; "
+        "names = [one.name for one in pkgutil.iter_modules(figures.__path__)]; "
+        "[importlib.import_module(f'{figures.__name__}.{name}') for name in names]; "
+        "print(*names, *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    root = Path(__file__).parents[2]
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    loaded = set(finished.stdout.split())
+    assert {"rates", "training", "numpy"} <= loaded and not loaded & {"torch", "art", "mlflow", "optuna"}

@@ -1,12 +1,10 @@
 """Statistics of a budget, against closed forms, simulation and SciPy's definitions."""
 
-import math
-
 import numpy as np
 import pytest
 
 from advtrack.search.criterion import Criterion
-from advtrack.search.result import BudgetResult, wilson
+from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget
 
 
@@ -69,11 +67,3 @@ def test_a_curve_of_exact_distances_has_no_doubt():
     result = result_of([True] * 3, [1, 1, 1], fooled_at=exact, resisted_at=exact)
     assert [least == most for _, least, most in result.curve()] == [True, True]
     assert result.auc()[0] == result.auc()[1]
-
-
-def test_wilsons_interval_by_its_formula():
-    z, n, k = 1.959963984540054, 20, 17
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    assert wilson(k, n) == pytest.approx((centre - half, centre + half))
-    assert wilson(0, 5)[0] == 0 and wilson(5, 5)[1] == 1

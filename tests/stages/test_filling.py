@@ -9,6 +9,7 @@ import pytest
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.cli import cli
 from advtrack.reporting.records import AttackRecord, FoldRecord, VictimRecord
+from advtrack.stages import filling
 from advtrack.stages.filling import filling_command
 from advtrack.tracking import runs
 
@@ -37,7 +38,7 @@ def searched(store):
     """Leave a run that searched these attacks with some options; their records."""
 
     def make(*attacks, **options):
-        run = made("attack", {"attacks": ",".join(attacks), **options})
+        run = made("attack", {"attacks": ",".join(attacks), **filling._SEARCHING, **options})
         numbers = [0.9, 0.9, 0.01, None, 9, {}, 0.01, 1.0, 1.0, 0.01, 9, 0, 0, 9, None, None]
         return {attack: AttackRecord(attack, "linf", True, *numbers, run, 9) for attack in attacks}
 
@@ -49,7 +50,7 @@ def trained(store):
     """Leave a training that was given some options; the record of its victim."""
 
     def make(cell=ALEXNET, training="plain", attacks=None, code="1", **options):
-        run = made("train", {"cell": cell, "training": training, **options})
+        run = made("train", {"cell": cell, "training": training, **filling._TRAINING, **filling._HARDENING, **options})
         folds, basis = (FoldRecord(1, 0, "fold", 0.5),), {"training code": code}
         return VictimRecord(*cell, training, folds, 1, "1", run, {}, attacks or {}, basis=basis)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from advtrack.attacks.masking import Sign
+from advtrack.attacks.sign import Sign
 from advtrack.stages.masking import black_box_sign, read_signs, write_signs
 from advtrack.tracking import runs
 
@@ -61,9 +61,3 @@ def test_of_several_looks_one_that_saw_the_sign_counts_and_else_the_last(store):
     first, second, third = (looked({"a": Sign(there, {"n": n})}) for n, there in enumerate([True, True, False]))
     assert read_signs([third, first, second]) == {"a": Sign(True, {"n": 1})}
     assert read_signs([looked({"a": Sign(False, {"n": 9})}), third]) == {"a": Sign(False, {"n": 9})}
-
-
-def test_a_sign_told_before_its_numbers_were_kept_is_one_without_numbers(store):
-    with runs.stage_run("attack", 1, {}, title="t", params={}, tags={"masking.unbounded_fails": True}) as stage:
-        pass
-    assert read_signs([runs.get(stage.run_id)]) == {"unbounded_fails": Sign(True, {})}

@@ -41,7 +41,7 @@ def fold(store):
         store.set_terminated(made)
         given = {"dataset": "sounds", "representation": "stft", "model": "alexnet", "training": training, "fold": fold}
         given |= {"accuracy": accuracy, "store_digest": "s", "seed": 0, "weights_digest": "none"}
-        given |= {"train_run": trained, **tags}
+        given |= {"protocol": "paper", "train_run": trained, **tags}
         version = registry.register(NAME, f"runs:/{made}/victim", made, given, "a fold")
         if alias:
             registry.set_alias(version, alias)

@@ -246,7 +246,7 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
         values = [getattr(fold, name) for fold in folds]
         assert metrics[name] == pytest.approx(np.mean(values), rel=1e-5)
         assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-5)
-    assert {"confusion.png", "folds.json"} <= runs.artifacts(official, "")
+    assert {"confusion.png", "folds.json"} <= set(runs.files(official))
     matrix, interval = pooled([fold.run_id for fold in folds], Store.classes)
     assert interval == pytest.approx(
         {f"test_accuracy_{end}": metrics[f"test_accuracy_{end}"] for end in ("low", "high")}, rel=1e-5
@@ -339,7 +339,7 @@ def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store,
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(stage, "check", terminated)
-    monkeypatch.setattr("advtrack.cli._prepare_logging", lambda: None)  # for good, and for all tests
+    monkeypatch.setattr("advtrack.cli.group.prepare_logging", lambda: None)  # for good, and for all tests
     result = CliRunner().invoke(cli, ["train"])
     assert result.exit_code == 128 + signal.SIGTERM
     assert result.output == "Terminated. The same command goes on from here.\n"

@@ -1,11 +1,14 @@
 """Which budgets another victim may lend, and what is said of them."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
 from advtrack.errors import InputError
+from advtrack.reporting.records import AttackRecord
 from advtrack.stages import transfer
+from advtrack.stages.searched import log_record
 from advtrack.tracking import runs
 
 DIGEST = "0123456789" * 4
@@ -63,12 +66,47 @@ def test_a_budget_found_under_other_conditions_or_that_missed_its_target_is_name
     assert len(warned) == len(said) and all(text in line for text, line in zip(said, warned, strict=True))
 
 
-def test_attacks_without_a_budget_there_are_named_and_none_at_all_is_refused(lent, monkeypatch, caplog):
-    record = lent()
-    monkeypatch.setattr(transfer, "read_record", lambda run_id, attack: record)
-    asked = SimpleNamespace(budget_from=record.run_id, attacks=("jsma", "bim_a"))
-    with pytest.raises(InputError, match=f"--budget-from {record.run_id}: no budget of jsma, bim_a there"):
+@pytest.fixture
+def record():
+    """A whole result of BIM-a."""
+    return AttackRecord(
+        attack="bim_a", norm="linf", target_reached=True, target_fooling_rate=0.9, fooling_rate=0.95, bound=0.02,
+        missed_at=0.019, iterations=20, settings={}, perturbation=0.015, l0=50.0, l2=0.5, linf=0.015, samples=8, seed=0,
+        sample_limit=0, longest=100, transferred_fooling_rate=None, plain_run_id=None, run_id="f" * 32, passes=400,
+    )  # fmt: skip
+
+
+def test_attacks_without_a_budget_there_are_named_and_none_at_all_is_refused(lent, record, caplog):
+    origin = lent().run_id
+    asked = SimpleNamespace(budget_from=origin, attacks=("jsma", "bim_a"))
+    with pytest.raises(InputError, match=f"--budget-from {origin}: no budget of jsma, bim_a there"):
         transfer._budgets(asked)
-    runs.StageRun(record.run_id).text("{}", "bim_a/result.json")
+    log_record(runs.StageRun(origin), record, "a key")
     assert transfer._budgets(asked) == {"bim_a": record}
     assert "no budget of jsma there; the others are tried" in caplog.text
+
+
+@pytest.mark.parametrize(("stage", "status"), [("transfer", "FINISHED"), ("attack", "KILLED")])
+def test_a_run_that_only_struck_or_was_killed_amid_its_search_has_no_budget_and_is_named(store, stage, status):
+    with suppress(KeyboardInterrupt), runs.stage_run(stage, 1, {}, title="t", params={}, tags={}) as run:
+        run.text("clip,success", "bim_a/samples.csv")
+        if status == "KILLED":
+            raise KeyboardInterrupt
+    asked = SimpleNamespace(budget_from=run.run_id, attacks=("bim_a",))
+    with pytest.raises(InputError, match=f"--budget-from {run.run_id}: no budget of bim_a there") as refused:
+        transfer._budgets(asked)
+    assert f"({stage}, {status})" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_of_a_run_that_was_killed_the_searches_before_count(store, record, caplog):
+    with pytest.raises(KeyboardInterrupt), runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
+        log_record(run, record, "a key")
+        run.text("clip,success", "jsma/samples.csv")
+        raise KeyboardInterrupt
+    assert transfer._budgets(SimpleNamespace(budget_from=run.run_id, attacks=("jsma", "bim_a"))) == {"bim_a": record}
+    assert "no budget of jsma there" in caplog.text
+
+
+def test_a_run_that_does_not_exist_has_no_budget(store):
+    with pytest.raises(InputError, match=f"--budget-from {'a' * 32}: no budget of bim_a there"):
+        transfer._budgets(SimpleNamespace(budget_from="a" * 32, attacks=("bim_a",)))

@@ -88,7 +88,7 @@ def test_what_a_stage_logs_can_be_read_back(store):
     assert runs.read_artifact(run.run_id, "attack/table.csv") == b"a,b\n"
     assert runs.read_artifact(run.run_id, "attack/figure.png") == b"\x00\x01"
     assert runs.read_artifact(run.run_id, "figure.png") == b"\x02"
-    assert runs.artifacts(run.run_id, "attack") == {"attack/table.csv", "attack/figure.png"}
+    assert set(runs.files(run.run_id, "attack")) == {"attack/table.csv", "attack/figure.png"}
     (given,) = runs.get(run.run_id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("esc10", "d" * 36)
     assert "/data/esc10" in given.dataset.source

@@ -106,7 +106,7 @@ def amplification(difference: ArrayLike) -> float:
 
 
 def _said(example: Example, adversarial: bool) -> str:
-    """What the victim says of an image, and whether an attack that had a target failed."""
+    """What the victim says of an image, and whether the attack failed."""
     label, probability = example.predicted(adversarial)
     failed = " (resists)" if adversarial and not example.fooled else ""
     return f"{label}, p = {probability:.2f}{failed}"

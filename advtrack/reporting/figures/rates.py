@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advtrack.intervals import wilson
 from advtrack.reporting.figures.drawing import (
     BLUE,
     CALLED,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Floats = NDArray[np.float64]
-_Z = 1.959963984540054  # 95%
 
 
 def curve_figure(curve: Sequence[tuple[float, float, float]], target: float, bound_name: str) -> bytes:
@@ -136,27 +136,6 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
     return picture(name, title, " ".join(sentences), figure)
 
 
-def wilson_band(successes: NDArray[Any], samples: int) -> tuple[Floats, Floats]:
-    """Wilson's 95% score interval of each of several rates.
-
-    Parameters
-    ----------
-    successes : ndarray of int, shape (P,)
-        Of ``samples`` each.
-    samples : int
-        At least 1.
-
-    Returns
-    -------
-    low, high : ndarray, shape (P,)
-        In [0, 1].
-    """
-    rate, weight = np.asarray(successes) / samples, _Z**2 / samples
-    centre = (rate + weight / 2) / (1 + weight)
-    half = np.sqrt(rate * (1 - rate) * weight + weight**2 / 4) / (1 + weight)
-    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
-
-
 def rates_over_bound(clips: StruckClips) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
     """Bounds at which the fooling rate is known to change, and how many clips are then fooled at least and at most."""
     fooled, resisted = np.array(clips.fooled_at), np.array(clips.resisted_at)
@@ -177,7 +156,7 @@ def _against_bound(ax: Axes, clips: StruckClips, look: dict[str, Any]) -> None:
     bounds, least, most = rates_over_bound(clips)
     n = len(clips.names)
     ax.fill_between(
-        bounds, 100 * wilson_band(least, n)[0], 100 * wilson_band(most, n)[1],
+        bounds, 100 * wilson(least, n)[0], 100 * wilson(most, n)[1],
         step="post", color=look["color"], alpha=0.2, linewidth=0,
     )  # fmt: skip
     ax.step(bounds, 100 * least / n, where="post", color=look["color"], linestyle=look["linestyle"])
@@ -186,7 +165,7 @@ def _against_bound(ax: Axes, clips: StruckClips, look: dict[str, Any]) -> None:
 def _against_iterations(ax: Axes, clips: StruckClips, look: dict[str, Any]) -> None:
     iterations, fooled = rates_over_iterations(clips)
     n = len(clips.names)
-    low, high = wilson_band(fooled, n)
+    low, high = wilson(fooled, n)
     ax.fill_between(iterations, 100 * low, 100 * high, step="post", color=look["color"], alpha=0.2, linewidth=0)
     ax.step(iterations, 100 * fooled / n, where="post", color=look["color"], linestyle=look["linestyle"])
 

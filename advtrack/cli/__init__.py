@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import re
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
 from typing import Any
 
 import click
 
-from advtrack import __version__
 from advtrack.attacks import TABLE_ATTACKS
-from advtrack.data import DATASETS, PROTOCOLS
+from advtrack.cli.group import as_stage, cli
+from advtrack.cli.options import (
+    DATA_DIR,
+    DATASET,
+    DATASET_OR_AUTO,
+    DEFAULT_STORAGE,
+    DEVICE,
+    FORCE,
+    ONE_MODEL,
+    ONE_REPRESENTATION,
+    POSITIVE_RATE,
+    PRECISION,
+    RATE,
+    REPRESENTATION,
+    SEED,
+    STORAGE,
+    TRAINING,
+    VICTIM,
+    WORK_DIR,
+    Number,
+    choice,
+    switch,
+    together,
+)
+from advtrack.data import DATASETS
 from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
@@ -24,213 +42,10 @@ from advtrack.tracking import UI_PORT
 
 PRESETS = ("demo", "esc10", "paper")
 DEFAULT_EPS = 8 / 255
-DEFAULT_STORAGE = "sqlite:///optuna.db"
-
-
-def _choice(names: tuple[str, ...], *extra: str) -> click.Choice:
-    return click.Choice([*names, *extra])
-
-
-class _Number(click.FloatRange):
-    """A float in a range. click lets 'nan' through, which no range holds."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
-class _Folds(click.ParamType):
-    """'all', a number, or names such as 'fold1,fold3'; which there are depends on the data set."""
-
-    name = "folds"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        text = str(value)
-        if not re.fullmatch(r"all|[1-9]\d*|fold\d+(,fold\d+)*", text):
-            self.fail(f"{text!r} is neither 'all', nor how many, nor which, as 'fold1,fold3'.", param, ctx)
-        return text
-
-
-RATE = _Number(0, 1)
-POSITIVE_RATE = _Number(0, 1, min_open=True)
-
-_dataset = click.option("--dataset", type=_choice(DATASETS), default="synthetic", show_default=True)
-_dataset_or_auto = click.option(
-    "--dataset",
-    type=_choice(DATASETS, "auto"),
-    default="auto",
-    show_default=True,
-    help="auto: the one with a registered model.",
-)
-_data_dir = click.option("--data-dir", default="", help="Folder of the data set's release, read by features and main.")
-_seed = click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
-_device = click.option("--device", type=_choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
-_work_dir = click.option(
-    "--work-dir", default="work", show_default=True, help="Where stores, unfinished training and the report go."
-)
-_force = click.option("--force", is_flag=True, help="Redo what is already done.")
-_features_run = click.option(
-    "--features-run", default="", help="MLflow run that made the spectrograms; empty: the only one that fits."
-)
-_representation = click.option(
-    "--representation", type=_choice(REPRESENTATIONS, "all"), default="stft", show_default=True
-)
-_one_representation = click.option("--representation", type=_choice(REPRESENTATIONS), default="stft", show_default=True)
-_model = click.option("--model", type=_choice(MODELS, "all"), default="alexnet", show_default=True)
-_one_model = click.option("--model", type=_choice(MODELS), default="alexnet", show_default=True)
-_victim = click.option("--victim", default="standard", show_default=True, help="Alias or version number.")
-_precision = click.option(
-    "--precision",
-    type=_choice(("fp32", "bf16")),
-    default="fp32",
-    show_default=True,
-    help="Of the passes; bf16 is fast on GPUs and on CPUs with AMX. An attack's successes are proven in fp32.",
-)
-_storage = click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Optuna storage of the studies.")
-
-
-def _switch(name: str, help: str) -> Callable[[Any], Any]:
-    """An option that may stand alone, or take true or false as the parameters of MLproject do."""
-    return click.option(name, type=bool, is_flag=False, flag_value=True, default=False, show_default=True, help=help)
-
-
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(function: Any) -> Any:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate
-
-
-_training = _options(
-    _dataset,
-    _data_dir,
-    _model,
-    _representation,
-    _features_run,
-    click.option(
-        "--weights",
-        default="none",
-        show_default=True,
-        help="imagenet, none or a file; with exceptions by model, as imagenet,resnet56=none.",
-    ),
-    click.option(
-        "--protocol",
-        type=_choice(PROTOCOLS),
-        default="paper",
-        show_default=True,
-        help="30% test and five folds in the rest, or the publisher's folds as test sets.",
-    ),
-    click.option(
-        "--folds", type=_Folds(), default="all", show_default=True, help="How many, or which, as fold1,fold3."
-    ),
-    click.option(
-        "--repeats",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Of all folds, each with a seed of its own: --seed and those after it.",
-    ),
-    click.option("--epochs", type=click.IntRange(1), default=40, show_default=True),
-    click.option(
-        "--patience",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Epochs without improvement before a fold stops; 0: the best epoch of all counts.",
-    ),
-    click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
-    click.option("--lr", type=_Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
-    click.option(
-        "--schedule",
-        type=_choice(("one_cycle", "cosine")),
-        default="one_cycle",
-        show_default=True,
-        help="Of the learning rate: up and down, or down.",
-    ),
-    click.option(
-        "--freeze-epochs",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="First epochs that train the head alone, with pretrained weights.",
-    ),
-    click.option(
-        "--augmentation",
-        type=_choice(("all", "roll", "none")),
-        default="all",
-        show_default=True,
-        help="Time roll with masks and mixup, time roll alone, or none.",
-    ),
-    _precision,
-    _seed,
-    _device,
-    _work_dir,
-    _force,
-)
-
-
-class _Plain(click.Group):
-    """Bad input and bad usage end in one line and exit status 2; tracebacks only with --debug."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        from advtrack.processes import Terminated
-
-        _prepare_logging()
-        try:
-            return super().invoke(ctx)
-        except Terminated:
-            click.echo("Terminated. The same command goes on from here.", err=True)
-            ctx.exit(128 + signal.SIGTERM)
-        except (InputError, OSError, click.ClickException) as error:
-            if ctx.params["debug"]:
-                raise
-            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            click.echo(f"Error: {message}", err=True)
-            if "MLFLOW_RUN_ID" in os.environ:
-                from advtrack.tracking import runs
-
-                runs.explain(ctx.invoked_subcommand or "", message)
-            ctx.exit(2)
-
-
-@click.group(cls=_Plain, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__)
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
-def cli(debug: bool) -> None:
-    """How robust is an audio classifier, and what does robustness cost?"""
-
-
-def _stage(function: Callable[..., None]) -> Callable[..., None]:
-    """Run a stage once the data folder, the device and the tracking store are known to be there."""
-
-    @wraps(function)
-    def tracked(**options: Any) -> None:
-        from pathlib import Path
-
-        from advtrack.processes import terminable
-        from advtrack.tracking.connection import answering, connect
-
-        if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
-            raise InputError(f"--data-dir {options['data_dir']}: no such folder")
-        if options.get("device") == "cuda":
-            from advtrack.stages.device import choose_device
-
-            choose_device("cuda")
-        connect()
-        with terminable(), answering():
-            function(**options)
-
-    return tracked
 
 
 @cli.command()
-@click.argument("dataset", type=_choice(("esc50", "urbansound8k")), default="esc50")
+@click.argument("dataset", type=choice(("esc50", "urbansound8k")), default="esc50")
 @click.option("--data-dir", default="", help="Folder to be made; empty: its name under data/.")
 def download(dataset: str, data_dir: str) -> None:
     """Fetch a data set from its publisher, check it and unpack it."""
@@ -241,12 +56,12 @@ def download(dataset: str, data_dir: str) -> None:
 
 
 @cli.command()
-@_options(_dataset, _data_dir, _representation)
+@together(DATASET, DATA_DIR, REPRESENTATION)
 @click.option("--height", type=click.IntRange(4), default=224, show_default=True, help="Rows of the spectrogram.")
 @click.option("--width", type=click.IntRange(4), default=224, show_default=True, help="Columns of the spectrogram.")
 @click.option("--augment", type=bool, default=False, show_default=True, help="Add four pitch-shifted copies per clip.")
 @click.option(
-    "--top-db", type=_Number(0, 300, min_open=True), default=80.0, show_default=True, help="Dynamic range in dB."
+    "--top-db", type=Number(0, 300, min_open=True), default=80.0, show_default=True, help="Dynamic range in dB."
 )
 @click.option(
     "--reference",
@@ -255,8 +70,8 @@ def download(dataset: str, data_dir: str) -> None:
     help="Level shown as 1: 'clip' (the maximum of each) or a power in dB, the same for all.",
 )
 @click.option("--skip-bad", type=bool, default=False, show_default=True, help="Go on without unusable clips.")
-@_options(_seed, _device, _work_dir, _force)
-@_stage
+@together(SEED, DEVICE, WORK_DIR, FORCE)
+@as_stage
 def features(representation: str, reference: str, device: str, **options: Any) -> None:
     """Turn clips into spectrogram stores, one pass for all representations."""
     from advtrack.stages.features import Features, run
@@ -267,8 +82,8 @@ def features(representation: str, reference: str, device: str, **options: Any) -
 
 
 @cli.command()
-@_training
-@_stage
+@TRAINING
+@as_stage
 def train(**options: Any) -> None:
     """Train the folds of a model; each becomes a registered version."""
     from advtrack.stages.train import check, run
@@ -277,11 +92,11 @@ def train(**options: Any) -> None:
 
 
 @cli.command("adv-train")
-@_training
+@TRAINING
 @click.option("--eps", type=POSITIVE_RATE, default=DEFAULT_EPS, show_default=True, help="l-inf bound of FGSM.")
 @click.option("--alpha", type=POSITIVE_RATE, default=0.5, show_default=True, help="Weight of the clean term (Eq. 13).")
 @click.option("--random-eps", type=bool, default=False, show_default=True, help="Draw eps per batch, from 0 to --eps.")
-@_stage
+@as_stage
 def adv_train(**options: Any) -> None:
     """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""
     from advtrack.stages.adversarial_train import check, run
@@ -290,8 +105,8 @@ def adv_train(**options: Any) -> None:
 
 
 @cli.command()
-@_options(_dataset_or_auto, _data_dir, _one_model, _one_representation, _victim)
-@click.option("--attack", "attack_name", type=_choice(TABLE_ATTACKS, "all"), default="all", show_default=True)
+@together(DATASET_OR_AUTO, DATA_DIR, ONE_MODEL, ONE_REPRESENTATION, VICTIM)
+@click.option("--attack", "attack_name", type=choice(TABLE_ATTACKS, "all"), default="all", show_default=True)
 @click.option("--target-fooling-rate", type=POSITIVE_RATE, default=0.9, show_default=True)
 @click.option(
     "--samples",
@@ -301,24 +116,24 @@ def adv_train(**options: Any) -> None:
 )
 @click.option(
     "--criterion",
-    type=_choice(("fooling_rate", "auc")),
+    type=choice(("fooling_rate", "auc")),
     default="fooling_rate",
     show_default=True,
     help="What has to reach the target: the fooling rate, or the area under its curve up to the bound.",
 )
 @click.option(
-    "--tolerance", type=_Number(0.001, 1), default=0.05, show_default=True, help="Of the perturbation bound, relative."
+    "--tolerance", type=Number(0.001, 1), default=0.05, show_default=True, help="Of the perturbation bound, relative."
 )
 @click.option(
     "--sampler",
-    type=_choice(("bounds", "tpe", "gp", "random")),
+    type=choice(("bounds", "tpe", "gp", "random")),
     default="bounds",
     show_default=True,
     help="Who proposes trials: what the samples have shown, or a sampler of Optuna.",
 )
 @click.option(
     "--protocol",
-    type=_choice(("test", "paper")),
+    type=choice(("test", "paper")),
     default="test",
     show_default=True,
     help="Strike test clips, or all clips in up to 50 shuffled batches of 100.",
@@ -342,8 +157,8 @@ def adv_train(**options: Any) -> None:
     show_default=True,
     help="Cap on iterations, 0 for each attack's own; with exceptions by attack.",
 )
-@_options(_precision, _storage, _seed, _device, _force)
-@_stage
+@together(PRECISION, STORAGE, SEED, DEVICE, FORCE)
+@as_stage
 def attack(attack_name: str, data_dir: str, **options: Any) -> None:
     """Search the smallest budget of attacks that fools a registered victim at the target rate."""
     from advtrack.stages import transfer
@@ -355,14 +170,14 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 
 
 @cli.command()
-@_dataset_or_auto
-@_data_dir
-@click.option("--representation", type=_choice(REPRESENTATIONS, "all"), default="all", show_default=True)
+@DATASET_OR_AUTO
+@DATA_DIR
+@click.option("--representation", type=choice(REPRESENTATIONS, "all"), default="all", show_default=True)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
 @click.option("--audio/--no-audio", default=True, help="Clips in the report can be played.  [default: audio]")
 @click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")
-@_options(_seed, _device, _work_dir, _force)
-@_stage
+@together(SEED, DEVICE, WORK_DIR, FORCE)
+@as_stage
 def compare(
     representation: str, models: str, plan: bool, data_dir: str, seed: int, device: str, **options: Any
 ) -> None:
@@ -382,12 +197,12 @@ def compare(
 
 
 @cli.command()
-@_options(_dataset_or_auto, _data_dir, _one_model, _one_representation)
+@together(DATASET_OR_AUTO, DATA_DIR, ONE_MODEL, ONE_REPRESENTATION)
 @click.option("--victim", default="robust", show_default=True, help="Alias or version number.")
 @click.option("--min-accuracy", type=RATE, default=0.0, show_default=True, help="Test accuracy of its fold.")
 @click.option(
     "--max-accuracy-drop",
-    type=_Number(0, 100),
+    type=Number(0, 100),
     default=100.0,
     show_default=True,
     help="Percentage points of test accuracy below the plain victim; 100: not checked.",
@@ -406,7 +221,7 @@ def compare(
 )
 @click.option(
     "--min-perturbation-ratio",
-    type=_Number(0),
+    type=Number(0),
     default=0.0,
     show_default=True,
     help="Of every attack, over the plain victim (table III); 0: not checked.",
@@ -414,11 +229,11 @@ def compare(
 @click.option(
     "--min-samples", type=click.IntRange(1), default=10, show_default=True, help="Clips struck by a search that counts."
 )
-@_switch("--refuse-masking", "Refuse a victim that shows signs of masked gradients.")
-@_switch("--dry-run", "Check all, move nothing.")
-@_switch("--rollback", "Return champion to the version that it replaced; no thresholds are looked at.")
-@_options(_seed, _device)
-@_stage
+@switch("--refuse-masking", "Refuse a victim that shows signs of masked gradients.")
+@switch("--dry-run", "Check all, move nothing.")
+@switch("--rollback", "Return champion to the version that it replaced; no thresholds are looked at.")
+@together(SEED, DEVICE)
+@as_stage
 def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
     """Move the alias champion to a victim that meets the thresholds, or back."""
     from advtrack.stages.promote import Promotion, run
@@ -428,7 +243,7 @@ def promote(data_dir: str, seed: int, device: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("run_id", default="")
-@_stage
+@as_stage
 def rerun(run_id: str) -> None:
     """Repeat a run from its record, and say whether it got the same result; status 1 if not."""
     from advtrack.stages.rerun import run
@@ -444,11 +259,11 @@ def rerun(run_id: str) -> None:
 
 
 @cli.command()
-@_storage
+@STORAGE
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where both listen.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), default=UI_PORT, show_default=True)
 @click.option("--optuna-port", type=click.IntRange(1, 65535), default=8080, show_default=True)
-@_stage
+@as_stage
 def dashboard(**options: Any) -> None:
     """Serve the MLflow UI and the Optuna dashboard until Ctrl-C."""
     from advtrack.stages.dashboard import Dashboards, run
@@ -457,11 +272,11 @@ def dashboard(**options: Any) -> None:
 
 
 @cli.command()
-@click.option("--preset", type=_choice(PRESETS), default="demo", show_default=True)
+@click.option("--preset", type=choice(PRESETS), default="demo", show_default=True)
 @click.option("--overrides", default="", help="Values of the preset to change, as 'epochs=5 models=alexnet,vgg16'.")
-@click.option("--dataset", default="", type=_choice(DATASETS, ""), help="Instead of the preset's.")
-@_options(_data_dir, _storage, _seed, _device, _work_dir, _force)
-@_stage
+@click.option("--dataset", default="", type=choice(DATASETS, ""), help="Instead of the preset's.")
+@together(DATA_DIR, STORAGE, SEED, DEVICE, WORK_DIR, FORCE)
+@as_stage
 def main(**options: Any) -> None:
     """Run every stage in order, skipping what is already done."""
     from advtrack.stages.pipeline import Pipeline, run, settings
@@ -539,21 +354,3 @@ def _tool(name: str) -> str:
         return str(beside.relative_to(Path.cwd()))
     except ValueError:
         return str(beside)
-
-
-def _prepare_logging() -> None:
-    """Our own lines plainly to standard error; of the libraries, warnings only."""
-    import warnings
-
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-    warnings.filterwarnings("ignore")
-    ours = logging.getLogger("advtrack")
-    if not ours.handlers:
-        ours.addHandler(logging.StreamHandler())
-        ours.propagate = False
-    ours.setLevel(logging.INFO)
-    for name in ("mlflow", "alembic", "optuna", "art"):
-        logging.getLogger(name).setLevel(logging.WARNING)
