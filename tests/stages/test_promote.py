@@ -59,6 +59,7 @@ def attacked(store):
         made = store.create_run("0").info.run_id
         stage = runs.StageRun(made)
         stage.tags({"victim": f"{version.name}/{version.version}", f"masking.{masking[0]}": masking[1]})
+        stage.tags({f"masking_numbers.{masking[0]}": "{}"})
         stage.tags({"store_digest": digest})
         stage.metrics({"masking/samples": 20})
         for attack in attacks:
