@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from advtrack.attacks import TABLE_ATTACKS
+from advtrack.intervals import wilson
 from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
-from advtrack.search.result import wilson
 from advtrack.stages import attack as searching
 from advtrack.stages import fold, masking
 from advtrack.stages.clips import sample_rows

@@ -8,8 +8,8 @@ import pytest
 
 from advtrack.attacks import ATTACKS, TABLE_ATTACKS
 from advtrack.errors import InputError
+from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
-from advtrack.search.result import wilson
 from advtrack.search.space import longest_run
 from advtrack.stages import attack as searching
 from advtrack.stages import fold as training_code
@@ -158,7 +158,7 @@ def test_every_threshold_that_is_not_met_is_listed(pair):
 def test_fooling_rates_at_given_budgets_are_read_off_the_search(pair):
     """Of four clips, one resists to the end, and one is undecided between 0.015 and 0.02; and there are forty."""
     for bound, fooled in ((0.001, 0), (0.005, 10), (0.015, 20), (0.018, 30), (0.02, 30), (0.4, 40)):
-        high = wilson(fooled, 40)[1]
+        high = float(wilson(fooled, 40)[1])
         asked = replace(OPTIONS, budget=f"bim_a={bound}")
         told = refused(replace(asked, max_fooling_rate=high - 0.001))
         assert f"({fooled / 40:.4g} of 40 clips, linf <= {bound}, 100 iterations) is above" in told
