@@ -422,7 +422,8 @@ def test_a_fold_killed_after_it_was_registered_is_not_registered_again(train, ep
     (only,) = read_folds(found)
     assert (only.run_id, only.version) == (registry.version(NAME, "1").run_id, "1")
     assert len(runs.find({"stage": "fold"})) == 1 and runs.tag(runs.get(only.run_id), "version") == "1"
-    assert len(MlflowClient().search_logged_models(["0"])) == 1
+    (model,) = MlflowClient().search_logged_models([runs.get(only.run_id).info.experiment_id])
+    assert (model.source_run_id, model.status, model.params["fold"]) == (only.run_id, "READY", "0")
 
 
 def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(train, epochs, killed):
