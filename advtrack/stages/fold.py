@@ -81,6 +81,11 @@ class Task:
         """The registered model whose versions the folds are."""
         return registry.model_name(self.dataset, self.representation, self.model)
 
+    @property
+    def conditions(self) -> str:
+        """What folds have in common that differ in their number alone, whichever commands trained them."""
+        return runs.resume_key("folds", CODE_VERSION, {**self.key, **asdict(self.settings)})
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -176,6 +181,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
     tags = {**task.tags, "fold": fold, "repeat": repeat, "data_digest": store.data_digest}
     tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
+    tags |= {"conditions": task.conditions}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
     tags |= {"overfitted_since": overfitted} if overfitted else {}

@@ -128,7 +128,7 @@ def log_victim(run_id: str, folder: Path) -> str:
     client = MlflowClient()
     run = client.get_run(run_id)
     made = client.create_logged_model(run.info.experiment_id, "victim", run_id, params=run.data.params)
-    # Not mlflow.pyfunc.log_model, which knows no run but the active one: leaving that ends it, which is not ours to say.
+    # Not mlflow.pyfunc.log_model, which knows no run but the active one, and a run that is no longer active has ended.
     logged = Model.log(
         artifact_path=None,
         flavor=mlflow.pyfunc,

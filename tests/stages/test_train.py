@@ -433,3 +433,32 @@ def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(tr
     assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
     (only,) = runs.find({"stage": "fold"})
     assert only.info.run_id == read_folds(found)[0].run_id and only.info.status == "FINISHED"
+
+
+def test_the_alias_goes_to_the_best_fold_of_all_under_the_same_conditions(train, monkeypatch):
+    """Whichever command came last, and though it found its own folds already trained."""
+    accuracies = {0: 0.5, 1: 0.9, 2: 0.7}
+    original = fold._train
+
+    def trained(task, repeat, number, child, state):
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "_evaluate", lambda *arguments: (1.0, accuracies[number] + repeat))
+            return original(task, repeat, number, child, state)
+
+    def standard():
+        return registry.by_alias(NAME, "standard").tags["fold"]
+
+    monkeypatch.setattr(fold, "_train", trained)
+    train(folds="2", epochs=1)
+    assert standard() == "1"
+    train(folds="fold0", epochs=1)
+    assert standard() == "1"
+    train(folds="fold2", epochs=1)
+    assert standard() == "1"
+    train(folds="fold0", epochs=1, repeats=2)  # the second repeat is the best by far, and another split
+    assert standard() == "1" and registry.by_alias(NAME, "standard").tags["repeat"] == "0"
+    accuracies[1] = 0.1
+    train(folds="fold1", epochs=1, force=True)
+    assert standard() == "2"
+    train(folds="fold0", epochs=1, lr=2e-3)  # other conditions
+    assert standard() == "0"
