@@ -190,8 +190,8 @@ def train_folds(
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             stage.metrics({"folds": len(folds), **mean_and_spread("test_accuracy", [f.test_accuracy for f in folds])})
             stage.metrics(mean_and_spread("test_macro_f1", [fold.test_macro_f1 for fold in folds]))
-            matrix, interval = pooled([fold.run_id for fold in folds], store.classes)
-            stage.metrics(interval)
+            matrix, intervals = pooled([fold.run_id for fold in folds], store.classes)
+            stage.metrics(intervals)
             stage.data(confusion_figure(matrix, store.classes), "confusion.png")
         for fold in folds:
             if version := registry.version(task.name, fold.version):

@@ -247,11 +247,12 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
         assert metrics[name] == pytest.approx(np.mean(values), rel=1e-5)
         assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-5)
     assert {"confusion.png", "folds.json"} <= runs.artifacts(official, "")
-    matrix, interval = pooled([fold.run_id for fold in folds], Store.classes)
-    assert interval == pytest.approx(
-        {f"test_accuracy_{end}": metrics[f"test_accuracy_{end}"] for end in ("low", "high")}, rel=1e-5
-    )
-    assert interval["test_accuracy_low"] <= metrics["test_accuracy"] <= interval["test_accuracy_high"]
+    matrix, intervals = pooled([fold.run_id for fold in folds], Store.classes)
+    ends = {f"{name}_{end}" for name in ("test_accuracy", "test_macro_f1") for end in ("low", "high")}
+    assert intervals == pytest.approx({name: metrics[name] for name in ends}, rel=1e-5)
+    for one in (metrics, *(runs.get(fold.run_id).data.metrics for fold in folds)):
+        for name in ("test_accuracy", "test_macro_f1"):
+            assert 0 <= one[f"{name}_low"] <= one[name] <= one[f"{name}_high"] <= 1
     assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"], rel=1e-5)
 
 
@@ -348,6 +349,7 @@ def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store,
 def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog):
     script = iter([(0.5, 0.5), (0.9, 0.1), (1.0, 0.0)])
     monkeypatch.setattr(fit, "accuracies_under_attack", lambda *arguments: next(script))
+    monkeypatch.setattr(fit, "_watched", lambda stop, *others: (stop, 1))
     (fold,) = read_folds(train(eps=0.1, epochs=9))
     run = runs.get(fold.run_id)
     assert run.data.metrics["best_epoch"] == 1
