@@ -49,8 +49,8 @@ def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, 
     """Confusion matrix of the test clips of one or more folds, and as metrics the 95% intervals of what they say.
 
     A clip that several folds tested counts in each. The intervals, of the accuracy and of the folds' mean macro-F1, are
-    bootstraps over recordings: folds are too few for one (a percentile bootstrap over five covers 83%), and those of the
-    paper's protocol share their test clips.
+    bootstraps over recordings: folds are too few for one (a percentile bootstrap over five covers 83%), and the paper's
+    share their test clips.
     """
     folds = [read_predictions(run_id) for run_id in run_ids]
     rows = [row for fold in folds for row in fold]

@@ -29,12 +29,12 @@ def folds(monkeypatch):
 def test_intervals_are_those_of_resampled_recordings(folds, run_ids):
     matrix, metrics = predictions.pooled(run_ids, CLASSES)
     tables = [folds[run_id] for run_id in run_ids]
-    rows = sum(tables, [])
+    rows = [row for table in tables for row in table]
     expected = confusion_matrix([r["class"] for r in rows], [r["predicted"] for r in rows], labels=CLASSES)
     assert np.array_equal(matrix, expected)
 
     rng, accuracies, scores = np.random.default_rng(1), [], []
-    for _ in range(1000):
+    for _ in range(400):
         drawn = np.bincount(rng.integers(30, size=30), minlength=30)
         weights = [[drawn[int(row["source"])] for row in table] for table in tables]
         columns = [[[row[name] for row in table] for name in ("class", "predicted")] for table in tables]
@@ -51,8 +51,8 @@ def test_intervals_are_those_of_resampled_recordings(folds, run_ids):
     bootstrap = Bootstrap(map(str, range(30)))
     for name, values in (("test_accuracy", accuracies), ("test_macro_f1", scores)):
         low, high = bootstrap.interval(np.array([np.mean(values), *values]))
-        assert metrics[f"{name}_low"] == pytest.approx(low, abs=0.015)
-        assert metrics[f"{name}_high"] == pytest.approx(high, abs=0.015)
+        assert metrics[f"{name}_low"] == pytest.approx(low, abs=0.03)
+        assert metrics[f"{name}_high"] == pytest.approx(high, abs=0.03)
 
 
 def test_of_one_recording_there_is_no_interval(monkeypatch):

@@ -250,7 +250,7 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
     matrix, intervals = pooled([fold.run_id for fold in folds], Store.classes)
     ends = {f"{name}_{end}" for name in ("test_accuracy", "test_macro_f1") for end in ("low", "high")}
     assert intervals == pytest.approx({name: metrics[name] for name in ends}, rel=1e-5)
-    for one in (metrics, *(runs.get(fold.run_id).data.metrics for fold in folds)):
+    for one in (metrics, *(runs.get(found.run_id).data.metrics for found in folds)):
         for name in ("test_accuracy", "test_macro_f1"):
             assert 0 <= one[f"{name}_low"] <= one[name] <= one[f"{name}_high"] <= 1
     assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"], rel=1e-5)
