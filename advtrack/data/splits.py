@@ -66,7 +66,8 @@ def paper_split(
     Raises
     ------
     InputError
-        If a class has fewer than two recordings, one for each side, or there are too few recordings to fill every part.
+        If a class has too few recordings for test and for the training of every fold, or there are too few to fill
+        every part.
     """
     labels, sources = np.asarray(labels), np.asarray(sources)
     for label in np.unique(labels):
@@ -82,8 +83,16 @@ def paper_split(
         raise InputError(
             f"{len(np.unique(sources))} recordings are too few for a test set and {PAPER_FOLDS} folds: add recordings"
         )
-    train = np.sort(np.concatenate([part for k, part in enumerate(parts) if k != fold]))
-    return Split(train, parts[fold], test)
+    trained = [
+        np.sort(np.concatenate([part for k, part in enumerate(parts) if k != fold])) for fold in range(PAPER_FOLDS)
+    ]
+    for number, train in enumerate(trained):
+        if absent := set(labels.tolist()) - set(labels[train].tolist()):
+            raise InputError(
+                f"class {min(absent)} has too few recordings: fold {number} would train on none; at least three are "
+                "needed, one for test and two in different parts of the rest"
+            )
+    return Split(trained[fold], parts[fold], test)
 
 
 def official_split(

@@ -198,5 +198,7 @@ def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> set[s
         raise InputError(
             f"--weights {weights}: does not fit this network, it lacks {missing[0]} ({len(missing)} in all)"
         )
+    if spoilt := sorted(name for name, given in fitted.items() if not given.isfinite().all()):
+        raise InputError(f"--weights {weights}: {spoilt[0]} holds NaN or infinite values ({len(spoilt)} in all)")
     body.load_state_dict({**own, **fitted})
     return own.keys() - heads

@@ -21,12 +21,12 @@ from advtrack.models.zoo import build
 from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.alone import alone
-from advtrack.stages.predictions import log_predictions
+from advtrack.stages.predictions import log_predictions, pooled
 from advtrack.tracking import registry, runs
 from advtrack.tracking.flavor import log_victim
 from advtrack.training.fit import Settings, fit, probabilities
 from advtrack.training.history import Epoch, overfitted_since
-from advtrack.training.metrics import confusion, macro_f1
+from advtrack.training.metrics import macro_f1
 
 logger = logging.getLogger("advtrack")
 
@@ -80,6 +80,11 @@ class Task:
     def name(self) -> str:
         """The registered model whose versions the folds are."""
         return registry.model_name(self.dataset, self.representation, self.model)
+
+    @property
+    def conditions(self) -> str:
+        """What folds have in common that differ in their number alone, whichever commands trained them."""
+        return runs.resume_key("folds", CODE_VERSION, {**self.key, **asdict(self.settings)})
 
 
 @dataclass(frozen=True)
@@ -158,12 +163,12 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
         child.tags({"overfitted_since": overfitted})
 
     y, scores = store.y[parts.test], probabilities(network, store, parts.test)
-    matrix = confusion(y, scores.argmax(1), len(store.classes))
+    log_predictions(child, store, parts.test, scores)
+    matrix, intervals = pooled([child.run_id], store.classes)
     accuracy, f1 = float((scores.argmax(1) == y).mean()), macro_f1(matrix)
     metrics = {"test_accuracy": accuracy, "test_macro_f1": f1, "best_epoch": best.number}
-    child.metrics({**metrics, "best_stop_accuracy": best.stop_accuracy})
+    child.metrics({**metrics, **intervals, "best_stop_accuracy": best.stop_accuracy})
     child.data(confusion_figure(matrix, list(store.classes)), "confusion.png")
-    log_predictions(child, store, parts.test, scores)
 
     training = {**asdict(task.settings), "kind": task.kind, "fold": fold, "weights": task.weights}
     training |= {"protocol": task.protocol, "repeat": repeat, "split_digest": parts.digest}
@@ -176,6 +181,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
         model_uri = log_victim(child.run_id, Path(folder) / "checkpoint")
     tags = {**task.tags, "fold": fold, "repeat": repeat, "data_digest": store.data_digest}
     tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
+    tags |= {"conditions": task.conditions}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
     tags |= {"overfitted_since": overfitted} if overfitted else {}

@@ -93,7 +93,7 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
         for representation, model in cells:
             training = _chosen(values, "weights", "folds", "epochs", "patience", "batch_size", "lr", "augmentation")
             training |= {"model": model, "representation": representation}
-            training |= _chosen(values, "protocol", "schedule", "freeze_epochs", "precision", "alpha")
+            training |= _chosen(values, "protocol", "repeats", "schedule", "freeze_epochs", "precision", "alpha")
             plain = train.Training(
                 features_run=stores[representation], work_dir=options.work_dir, **training, **everywhere
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -46,19 +46,37 @@ def read_predictions(run_id: str) -> list[dict[str, str]]:
 
 
 def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
-    """Confusion matrix of the test clips of all folds, and the 95% interval of their accuracy as metrics.
+    """Confusion matrix of the test clips of one or more folds, and as metrics the 95% intervals of what they say.
 
-    A clip that several folds tested counts in each. The interval is a bootstrap over recordings: folds are too few for
-    one (a percentile bootstrap over five covers 83%), and those of the paper's protocol share their test clips.
+    A clip that several folds tested counts in each. The intervals, of the accuracy and of the folds' mean macro-F1, are
+    bootstraps over recordings: folds are too few for one (a percentile bootstrap over five covers 83%), and the paper's
+    share their test clips.
     """
-    rows = [row for run_id in run_ids for row in read_predictions(run_id)]
+    folds = [read_predictions(run_id) for run_id in run_ids]
+    rows = [row for fold in folds for row in fold]
+    bootstrap = Bootstrap(row["source"] for row in rows)
+    right = [row["class"] == row["predicted"] for row in rows]
+    accuracy = bootstrap.mean([row["source"] for row in rows], right)
+    f1 = np.mean([_macro_f1(bootstrap, fold, classes) for fold in folds], axis=0)
+    metrics = {}
+    for name, statistic in (("test_accuracy", accuracy), ("test_macro_f1", f1)):
+        if interval := bootstrap.interval(statistic, rate=True):
+            metrics |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
     number = {name: index for index, name in enumerate(classes)}
     y, predicted = (np.array([number[row[column]] for row in rows]) for column in ("class", "predicted"))
+    return confusion(y, predicted, len(classes)), metrics
+
+
+def _macro_f1(bootstrap: Bootstrap, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> np.ndarray:
+    """The statistic of a fold's macro-F1 (as `macro_f1`)."""
     recordings = [row["source"] for row in rows]
-    bootstrap = Bootstrap(recordings)
-    interval = bootstrap.interval(bootstrap.mean(recordings, y == predicted), rate=True)
-    names = ("test_accuracy_low", "test_accuracy_high")
-    return confusion(y, predicted, len(classes)), dict(zip(names, interval or (), strict=False))
+    true, predicted = (np.array([row[column] for row in rows]) for column in ("class", "predicted"))
+    scores = []
+    for name in classes:
+        hits = bootstrap.total(recordings, (true == name) & (predicted == name))
+        counts = bootstrap.total(recordings, (true == name) * 1.0 + (predicted == name))
+        scores.append(2 * hits / np.maximum(counts, 1))
+    return np.mean(scores, axis=0)
 
 
 def mean_and_spread(name: str, values: Sequence[float]) -> dict[str, float]:

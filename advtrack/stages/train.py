@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,7 +136,8 @@ def train_folds(
     features_run : str
         MLflow run that made them.
     standard : Registered or None
-        The plain victim whose fold the alias goes to; None for the most accurate on its early-stopping fold.
+        The plain victim whose fold the alias goes to; None for the best on its early-stopping part of all folds that
+        were trained under these conditions.
 
     Raises
     ------
@@ -191,21 +193,20 @@ def train_folds(
             stage.text(json.dumps([asdict(fold) for fold in folds], indent=2), "folds.json")
             stage.metrics({"folds": len(folds), **mean_and_spread("test_accuracy", [f.test_accuracy for f in folds])})
             stage.metrics(mean_and_spread("test_macro_f1", [fold.test_macro_f1 for fold in folds]))
-            matrix, interval = pooled([fold.run_id for fold in folds], store.classes)
-            stage.metrics(interval)
+            matrix, intervals = pooled([fold.run_id for fold in folds], store.classes)
+            stage.metrics(intervals)
             stage.data(confusion_figure(matrix, store.classes), "confusion.png")
         for fold in folds:
             if version := registry.version(task.name, fold.version):
                 registry.tag(version, {"train_run": stage.run_id})
-        first = {fold.fold: fold for fold in folds if fold.repeat == 0}
-        best = max(first.values(), key=lambda fold: fold.stop_accuracy)
-        chosen = best if fold_of_alias is None else first[fold_of_alias]
+        first = {fold.fold: fold.version for fold in folds if fold.repeat == 0}
         alias = registry.STANDARD if options.eps is None else registry.ROBUST
-        _point(alias, task, chosen.version)
+        chosen = _best_fold(task, first) if fold_of_alias is None else _version(task, first[fold_of_alias])
+        _point(alias, task, chosen)
         listed = ", ".join(f"{fold.test_accuracy:.1%}" for fold in folds)
         logger.info(
             "%s (%s): test accuracy per fold %s; %s@%s is fold %d",
-            task.name, options.kind, listed, task.name, alias, chosen.fold,
+            task.name, options.kind, listed, task.name, alias, int(chosen.tags["fold"]),
         )  # fmt: skip
         return stage.run_id
 
@@ -227,11 +228,30 @@ def weights_of(model: str, weights: str) -> str:
     return values.get(model, values.get("", "none"))
 
 
-def _point(alias: str, task: Task, number: str) -> None:
+def _best_fold(task: Task, trained: Mapping[int, str]) -> registry.Registered:
+    """The best on its early-stopping part of all folds under the conditions of ``task``, also of earlier commands.
+
+    Of a fold that was trained more than once the newest version counts.
+    """
+    known: dict[str, registry.Registered] = {}
+    for one in registry.versions(task.name):
+        same = one.tags.get("conditions") == task.conditions and one.tags.get("rerun_of", "") == runs.rerun_of()
+        if same and "train_run" in one.tags:
+            known.setdefault(one.tags["fold"], one)
+    if not known:
+        return _version(task, next(iter(trained.values())))
+    return max(known.values(), key=lambda one: (float(one.tags["stop_accuracy"]), -int(one.tags["fold"])))
+
+
+def _version(task: Task, number: str) -> registry.Registered:
+    if version := registry.version(task.name, number):
+        return version
+    raise InputError(f"{task.name} version {number} is deleted: train it again with --force")
+
+
+def _point(alias: str, task: Task, version: registry.Registered) -> None:
     """Move an alias to a version, and say so if it leaves images of another kind or folds of another protocol."""
-    version, before = registry.version(task.name, number), registry.by_alias(task.name, alias)
-    if version is None:
-        raise InputError(f"{task.name} version {number} is deleted: train it again with --force")
+    before = registry.by_alias(task.name, alias)
     if before and before.tags["store_digest"] != task.store.digest:
         logger.warning(
             "%s@%s moves from version %s, of other spectrograms (%s x %s), to version %s (%d x %d)",

@@ -12,6 +12,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Map
 
@@ -144,11 +145,14 @@ def _numbers(samples: np.ndarray) -> bool:
 
 def log_victim(run_id: str, folder: Path) -> str:
     """Log the checkpoint in ``folder`` as a model of a run, with this package's code; its URI."""
-    # Not mlflow.pyfunc.log_model, which knows no run but the active one, and to make it that may end it.
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    made = client.create_logged_model(run.info.experiment_id, "victim", run_id, params=run.data.params)
+    # Not mlflow.pyfunc.log_model, which knows no run but the active one, and a run that is no longer active has ended.
     logged = Model.log(
         artifact_path=None,
-        name="victim",
         flavor=mlflow.pyfunc,
+        model_id=made.model_id,
         run_id=run_id,
         python_model=__file__,
         artifacts={"checkpoint": str(folder)},

@@ -22,45 +22,57 @@ class Epoch:
     bim_accuracy: float | None = None
 
 
-#: Catastrophic overfitting (ours): BIM's accuracy, once at least _ROBUST, is halved, while that under FGSM is no lower
-#: than it was then, and above BIM's by at least _GAP.
-_ROBUST, _GAP = 0.2, 0.3
+#: Catastrophic overfitting (ours): of what withstands FGSM, at most half withstands BIM, and
+#: either the two accuracies are _FAR apart,
+#: or BIM's, once at least _ROBUST, is halved, while that under FGSM is no lower than it was then, and _GAP above BIM's.
+_FAR, _ROBUST, _GAP = 0.5, 0.2, 0.3
 
 
 def collapsed(history: Sequence[Epoch]) -> list[int]:
-    """Numbers of the epochs after which a network withstands one step and no longer several (Wong et al. 2020)."""
-    found = []
+    """Numbers of the epochs after which a network withstands one step and no longer several (Wong et al. 2020).
+
+    Between an epoch that was attacked and the next that was, nothing is known: these go with the next.
+    """
+    found, unknown = [], []
     best_bim = best_fgsm = 0.0  # of the epoch that BIM had the least success after, and under FGSM then
     for epoch in history:
+        unknown.append(epoch.number)
         if epoch.bim_accuracy is None or epoch.fgsm_accuracy is None:
             continue
         if epoch.bim_accuracy > best_bim:
             best_bim, best_fgsm = epoch.bim_accuracy, epoch.fgsm_accuracy
-        halved = best_bim >= _ROBUST and epoch.bim_accuracy <= best_bim / 2
-        if halved and epoch.fgsm_accuracy >= max(best_fgsm, epoch.bim_accuracy + _GAP):
-            found.append(epoch.number)
+        gap = epoch.fgsm_accuracy - epoch.bim_accuracy
+        halved = best_bim >= _ROBUST and epoch.bim_accuracy <= best_bim / 2 and epoch.fgsm_accuracy >= best_fgsm
+        if epoch.bim_accuracy <= epoch.fgsm_accuracy / 2 and (gap >= _FAR or (halved and gap >= _GAP)):
+            found += unknown
+        unknown = []
     return found
 
 
 def overfitted_since(history: Sequence[Epoch]) -> int | None:
-    """The epoch from which on all have collapsed, two of them at least: one alone may be chance."""
-    since = len(history) + 1
-    marked = set(collapsed(history))
-    while since - 1 in marked:
-        since -= 1
-    return since if len(history) - since >= 1 else None
+    """The epoch from which on all that were attacked have collapsed, two of them at least: one alone may be chance."""
+    marked, since = set(collapsed(history)), []
+    for epoch in reversed(history):
+        if epoch.bim_accuracy is None:
+            continue
+        if epoch.number not in marked:
+            break
+        since.append(epoch.number)
+    return since[-1] if len(since) >= 2 else None
 
 
 def best(history: Sequence[Epoch]) -> Epoch:
     """The epoch of the highest accuracy on the early-stopping part, then the lowest loss, then the first.
 
-    Epochs that have collapsed are left out, and one whose loss is not finite comes after all others.
+    Epochs that have collapsed come after all others, and before them one whose loss is not finite.
     """
     marked = set(collapsed(history))
     return max(
-        (epoch for epoch in history if epoch.number not in marked),
-        key=lambda epoch: (math.isfinite(epoch.stop_loss), epoch.stop_accuracy, -epoch.stop_loss),
-    )
+        history,
+        key=lambda epoch: (
+            epoch.number not in marked, math.isfinite(epoch.stop_loss), epoch.stop_accuracy, -epoch.stop_loss,
+        ),
+    )  # fmt: skip
 
 
 def goes_on(history: Sequence[Epoch], epochs: int, patience: int) -> bool:

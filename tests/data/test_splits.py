@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,11 +116,31 @@ def test_esc10(real_data):
     [
         ([0, 0, 1, 1], ["a", "b", "c", "c"], "class 1 has clips of one recording"),
         ([0, 0, 1, 1], ["a", "b", "c", "d"], "too few"),
+        (
+            [0] * 2 + [1] * 20,
+            list("abcdefghijklmnopqrstuv"),
+            r"class 0 has too few recordings: fold \d would train on none",
+        ),
     ],
 )
 def test_recordings_that_cannot_be_divided_are_refused(labels, sources, complaint):
     with pytest.raises(InputError, match=complaint):
         paper_split(labels, sources, seed=0, fold=0)
+
+
+@pytest.mark.parametrize("recordings", [1, 2, 3, 4])
+def test_a_class_is_trained_on_in_every_fold_or_refused(recordings):
+    rng = np.random.default_rng(recordings)
+    for seed in range(25):
+        sizes = [rng.integers(1, 4, recordings if label == 0 else 12) for label in range(4)]
+        labels = np.repeat(np.arange(4), [size.sum() for size in sizes])
+        sources = np.concatenate([np.repeat([f"{k}-{i}" for i in range(len(s))], s) for k, s in enumerate(sizes)])
+        folds = []
+        for fold in range(5):
+            with suppress(InputError):
+                folds.append(paper_split(labels, sources, seed=seed, fold=fold))
+        assert len(folds) in ((0,) if recordings < 3 else (0, 5))
+        assert all(set(labels[part.train]) == set(labels[part.test]) == set(range(4)) for part in folds)
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,17 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, by):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    state = build("resnet56", 3).body.state_dict()
+    name = sorted(name for name in state if name.endswith("running_var"))[0]
+    state[name][0] = value
+    file = tmp_path / "weights.pt"
+    torch.save(state, file)
+    with pytest.raises(InputError, match=rf"weights.pt: {name} holds NaN or infinite values \(1 in all\)"):
+        build("resnet56", 3, weights=str(file))
+
+
 def test_weights_that_cannot_be_are_refused_beforehand(tmp_path):
     with pytest.raises(InputError, match=r"resnet56 has no ImageNet weights.*--weights imagenet,resnet56=none"):
         check_weights("resnet56", "imagenet")

@@ -247,11 +247,12 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
         assert metrics[name] == pytest.approx(np.mean(values), rel=1e-5)
         assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-5)
     assert {"confusion.png", "folds.json"} <= set(runs.files(official))
-    matrix, interval = pooled([fold.run_id for fold in folds], Store.classes)
-    assert interval == pytest.approx(
-        {f"test_accuracy_{end}": metrics[f"test_accuracy_{end}"] for end in ("low", "high")}, rel=1e-5
-    )
-    assert interval["test_accuracy_low"] <= metrics["test_accuracy"] <= interval["test_accuracy_high"]
+    matrix, intervals = pooled([fold.run_id for fold in folds], Store.classes)
+    ends = {f"{name}_{end}" for name in ("test_accuracy", "test_macro_f1") for end in ("low", "high")}
+    assert intervals == pytest.approx({name: metrics[name] for name in ends}, rel=1e-5)
+    for one in (metrics, *(runs.get(found.run_id).data.metrics for found in folds)):
+        for name in ("test_accuracy", "test_macro_f1"):
+            assert 0 <= one[f"{name}_low"] <= one[name] <= one[f"{name}_high"] <= 1
     assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"], rel=1e-5)
 
 
@@ -348,6 +349,7 @@ def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store,
 def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog):
     script = iter([(0.5, 0.5), (0.9, 0.1), (1.0, 0.0)])
     monkeypatch.setattr(fit, "accuracies_under_attack", lambda *arguments: next(script))
+    monkeypatch.setattr(fit, "_watched", lambda stop, *others: (stop, 1))
     (fold,) = read_folds(train(eps=0.1, epochs=9))
     run = runs.get(fold.run_id)
     assert run.data.metrics["best_epoch"] == 1
@@ -422,7 +424,8 @@ def test_a_fold_killed_after_it_was_registered_is_not_registered_again(train, ep
     (only,) = read_folds(found)
     assert (only.run_id, only.version) == (registry.version(NAME, "1").run_id, "1")
     assert len(runs.find({"stage": "fold"})) == 1 and runs.tag(runs.get(only.run_id), "version") == "1"
-    assert len(MlflowClient().search_logged_models(["0"])) == 1
+    (model,) = MlflowClient().search_logged_models([runs.get(only.run_id).info.experiment_id])
+    assert (model.source_run_id, model.status, model.params["fold"]) == (only.run_id, "READY", "0")
 
 
 def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(train, epochs, killed):
@@ -432,3 +435,32 @@ def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(tr
     assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
     (only,) = runs.find({"stage": "fold"})
     assert only.info.run_id == read_folds(found)[0].run_id and only.info.status == "FINISHED"
+
+
+def test_the_alias_goes_to_the_best_fold_of_all_under_the_same_conditions(train, monkeypatch):
+    """Whichever command came last, and though it found its own folds already trained."""
+    accuracies = {0: 0.5, 1: 0.9, 2: 0.7}
+    original = fold._train
+
+    def trained(task, repeat, number, child, state):
+        with monkeypatch.context() as patch:
+            patch.setattr(fit, "_evaluate", lambda *arguments: (1.0, accuracies[number] + repeat))
+            return original(task, repeat, number, child, state)
+
+    def standard():
+        return registry.by_alias(NAME, "standard").tags["fold"]
+
+    monkeypatch.setattr(fold, "_train", trained)
+    train(folds="2", epochs=1)
+    assert standard() == "1"
+    train(folds="fold0", epochs=1)
+    assert standard() == "1"
+    train(folds="fold2", epochs=1)
+    assert standard() == "1"
+    train(folds="fold0", epochs=1, repeats=2)  # the second repeat is the best by far, and another split
+    assert standard() == "1" and registry.by_alias(NAME, "standard").tags["repeat"] == "0"
+    accuracies[1] = 0.1
+    train(folds="fold1", epochs=1, force=True)
+    assert standard() == "2"
+    train(folds="fold0", epochs=1, lr=2e-3)  # other conditions
+    assert standard() == "0"

@@ -395,6 +395,7 @@ def test_training_that_overfits_to_one_step_stops_with_the_weights_from_before(t
     script = iter([(0.3, 0.2), (0.5, 0.4), (0.9, 0.1), (1.0, 0.0), (1.0, 0.0)])
     monkeypatch.setattr(module, "accuracies_under_attack", lambda *arguments: next(script))
     monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5 + len(seen) / 10))
+    monkeypatch.setattr(module, "_watched", lambda stop, *others: (stop, 1))
     net, seen, kept = network(), [], {}
 
     def keep(epoch):
@@ -405,6 +406,28 @@ def test_training_that_overfits_to_one_step_stops_with_the_weights_from_before(t
     assert len(seen) == 4 and best.number == 2  # though later ones were more accurate
     assert [(epoch.fgsm_accuracy, epoch.bim_accuracy) for epoch in seen[:2]] == [(0.3, 0.2), (0.5, 0.4)]
     assert all(torch.equal(tensor, kept[2][name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("stop", "trained", "clips", "every"), [(10, 20, 10, 2), (56, 224, 56, 6), (200, 5000, 64, 1), (64, 640, 64, 2)]
+)
+def test_all_early_stopping_clips_up_to_64_are_attacked_as_often_as_costs_little(stop, trained, clips, every):
+    watched, found = module._watched(np.arange(stop), trained, options())
+    assert len(set(watched)) == clips and found == every
+    assert clips / every <= max(8, trained / 20)
+
+
+def test_the_epochs_that_are_attacked_are_every_few_and_the_last(tmp_path, monkeypatch):
+    """30 clips, of which 8 an epoch may be attacked."""
+    told, sizes = [], []
+
+    def accuracies(network, x, y, eps):
+        sizes.append(len(x))
+        return 0.5, 0.4
+
+    monkeypatch.setattr(module, "accuracies_under_attack", accuracies)
+    train(network(), Stripes(), tmp_path / "state.pt", told.append, epochs=10, eps=0.1)
+    assert [epoch.number for epoch in told if epoch.bim_accuracy is not None] == [4, 8, 10] and sizes == [30] * 3
 
 
 def test_plain_training_is_not_attacked(tmp_path, monkeypatch):
