@@ -25,6 +25,8 @@ _REQUIREMENTS = (
 )  # fmt: skip
 #: Sampling rates in Hz that are taken; the ends keep a request's memory in bounds.
 _SLOWEST, _FASTEST = 1_000, 1_000_000
+#: Characters of an answer that refuses: what was wrong may be long.
+_MOST = 300
 #: Samples beyond this, 20 dB over full scale, are on another scale: that of integers.
 _LOUDEST = 10
 _SIGNATURE = ModelSignature(
@@ -43,7 +45,11 @@ def _serialize_in_one_line(error: MlflowException) -> str:
     MLflow's server puts all samples before the reason, and what does not fit the signature has them once more.
     """
     told = str(error)
-    error.message = " ".join((told.rpartition(" Error: ")[2] if told.startswith("Failed to enforce") else told).split())
+    if told.startswith("Failed to enforce"):
+        told = told.rpartition(" Error: ")[2]
+    if told.startswith("Invalid parameters"):  # there is one
+        told = "params.sampling_rate: " + told.rpartition("error: ")[2].rstrip("\"')}")
+    error.message = " ".join(told.split())[:_MOST]
     return _serialize(error)
 
 

@@ -155,8 +155,7 @@ def test_nothing_registered_names_the_command_to_run_first(empty):
     one_line(empty.advtrack("attack", "--model", "alexnet"), f"{features} && advtrack train", "--model alexnet")
     one_line(empty.advtrack("train"), features)
     cell = "--dataset synthetic --representation stft --model alexnet"
-    train = f"--width 224 && advtrack train {cell} && advtrack adv-train {cell}"
-    one_line(empty.advtrack("promote"), features, train)
+    one_line(empty.advtrack("promote"), f"{features} && advtrack train {cell} && advtrack adv-train {cell}")
     one_line(empty.advtrack("compare", "--models", "alexnet"), f"{features} && advtrack train")
 
 

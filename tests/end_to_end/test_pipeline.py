@@ -195,7 +195,8 @@ def test_promotion_lists_every_unmet_threshold_then_moves_the_champion(finished)
     place, _ = finished
     refused = place.advtrack("promote", "--model", "resnet18", "--min-accuracy", "1", "--max-fooling-rate", "0")
     assert refused.exit_code == 2
-    assert "--min-accuracy 1" in refused.output and "--max-fooling-rate 0" in refused.output
+    assert "--min-accuracy 1" in refused.output and "for --max-fooling-rate: the search in run" in refused.output
+    assert "it struck 6 clips, of --min-samples 10" in refused.output
     assert registry.by_alias(NAME, "champion") is None
     assert runs.find({"stage": "promote"})[0].info.status == "FAILED"
     accepted = place.advtrack("promote", "--model", "resnet18")
