@@ -9,7 +9,8 @@ Libraries take turns; a time is the median over ``--repeats`` of the calls that 
 given in units of one forward and backward pass of all clips, measured in the same turns. Every result is judged in the
 same way: predicted class, within [0, 1], within eps. The network is given to all as `advtrack.models.checkpoint.load`
 gives it, in evaluation mode and in the layout channels_last: whether its weights are spared their gradients is the
-library's affair. The overhead is a library's time over that of the passes it made, each at its cost in a full batch.
+library's affair. The overhead is a library's time over that of the passes it made, each at its cost in a full batch;
+the floor of ours is what its passes cost in the batches, of samples that are left, in which it makes them.
 The JSON file holds, for each case, all of the table, the ratio of our time to every peer's, and what was needed.
 """
 
@@ -155,17 +156,30 @@ def measure(network: nn.Module, samples: Samples, case: Case, repeats: int, limi
                 pass_seconds.append(forward_seconds)
                 both_seconds.append(unit)
     unit, single = median(both_seconds), median(pass_seconds)
+    floors = {name: _floor(network, samples.x, found[name].passes) / unit for name in case.ours if found[name].ended}
     rows = {name: _row(one, len(samples), unit, single, limit) for name, one in found.items()}
     return {
         "libraries": rows,
         "eps": case.eps,
         "unit_seconds": unit,
         "forward_seconds": single,
+        "floors": floors,
         "compared": {
             name: _compared(rows[name], {peer: rows[peer] for peer in case.peers}, case) for name in case.ours
         },
         "needed": {"to_best": case.to_best, "to_art": case.to_art},
     }
+
+
+def _floor(network: nn.Module, x: Tensor, passes: peers.Passes) -> float:
+    """Seconds that these passes take by themselves, in batches of their sizes."""
+    seconds = 0.0
+    for size in passes.forward_sizes | passes.backward_sizes:
+        batch = x[:size]
+        alone = median(timed(partial(forward, network, batch), x.device)[0] for _ in range(3))
+        both = median(timed(partial(forward_backward, network, batch), x.device)[0] for _ in range(3))
+        seconds += passes.forward_sizes[size] * alone + passes.backward_sizes[size] * (both - alone)
+    return seconds
 
 
 def _example_of(ours: Callable[..., AttackOutcome], targeted: bool) -> peers.PeerAttack:
@@ -280,7 +294,8 @@ def show(title: str, found: dict[str, Any]) -> None:
             nearness = "" if one["as_near"] else " (whose examples lie farther away, as those of all such peers do)"
             to_best = f"{one['to_best']:.2f} of {one['best_peer']}{nearness}, needed {needed['to_best']}"
         to_art = "" if one["to_art"] is None else f"; {one['to_art']:.2f} of ART, needed {needed['to_art']}"
-        print(f"  {name}: {to_best}{to_art}")
+        floor = f"; {found['floors'][name]:.1f} units is the floor" if name in found["floors"] else ""
+        print(f"  {name}: {to_best}{to_art}{floor}")
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ Their requirements contradict ours (torchattacks asks for requests 2.25), hence 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,9 @@ class Passes:
 
     forwards: int = 0
     backwards: int = 0
+    #: How many batches of each size.
+    forward_sizes: Counter[int] = field(default_factory=Counter)
+    backward_sizes: Counter[int] = field(default_factory=Counter)
 
 
 @contextmanager
@@ -44,11 +48,13 @@ def counted(network: nn.Module) -> Iterator[Passes]:
 
     def forward(module: nn.Module, given: tuple[Tensor, ...], logits: Tensor) -> None:
         passes.forwards += len(logits)
+        passes.forward_sizes[len(logits)] += 1
         if logits.requires_grad:
             logits.register_hook(backward)
 
     def backward(gradient: Tensor) -> None:
         passes.backwards += len(gradient)
+        passes.backward_sizes[len(gradient)] += 1
 
     handle = network.register_forward_hook(forward)
     try:

@@ -1,10 +1,12 @@
 """What holds for every test; a real MLflow store in SQLite, copied from one made once; PostgreSQL; real audio."""
 
 import os
+import resource
 import shutil
 import socket
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -91,6 +93,22 @@ def postgresql():
     yield f"postgresql://advtrack@127.0.0.1:{port}/postgres"
     pg(str(found[-1] / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file may grow beyond so many bytes."""
+
+    @contextmanager
+    def full(room):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return full
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -55,9 +55,19 @@ class Victim:
 
 
 def save(folder: Path, network: Network, description: Description) -> None:
-    """Write ``network`` and ``description`` into ``folder``, which is created."""
+    """Write ``network`` and ``description`` into ``folder``, which is created.
+
+    Raises
+    ------
+    InputError
+        The disk is full.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}, folder / _WEIGHTS)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    try:
+        save_file(tensors, folder / _WEIGHTS)
+    except SafetensorError as error:  # what it makes of an OSError
+        raise InputError(f"{folder} cannot be written ({reason(error)}): make room") from error
     (folder / _DESCRIPTION).write_text(json.dumps(asdict(description), indent=2), encoding="utf-8")
 
 

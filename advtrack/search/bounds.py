@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from advtrack.search.criterion import Criterion
+from advtrack.search.criterion import Criterion, Verdict
 
 #: Ours: the longest way down at once, as a ratio; and by how many in n, seen on ResNet-18 and AlexNet, the smallest eps
 #: lies at most below one that takes n iterations.
@@ -106,13 +106,11 @@ class Bounds:
                 fewest[fooled] = np.minimum(fewest[fooled], first)
         return fewest
 
-    def decision(self, eps: float) -> bool | None:
-        """Whether ``eps`` reaches the target; None while it is open."""
+    def verdict(self, eps: float) -> Verdict:
+        """What is known of ``eps``."""
         if self.criterion.missed_by(self.fooled_at, eps) <= 0:
-            return True
-        if self.criterion.missed_by(self.resisting(), eps) > 0:
-            return False
-        return None
+            return Verdict.REACHED
+        return Verdict.MISSED if self.criterion.missed_by(self.resisting(), eps) > 0 else Verdict.OPEN
 
     def resisting(self) -> np.ndarray:
         """The smallest perturbations that the samples may have: just above what they are known to resist."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,14 @@ def fooling_auc(smallest: np.ndarray, bound: float) -> float:
     ``smallest`` are the samples' minimal perturbations d, infinite where there is none.
     """
     return float(1 - np.minimum(smallest, bound).mean() / bound) if bound > 0 else 0.0
+
+
+class Verdict(Enum):
+    """What is known of a bound: that it reaches the target, that it misses it, or neither."""
+
+    REACHED = auto()
+    MISSED = auto()
+    OPEN = auto()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from torch import Tensor
 
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.search.space import Samples, passes_of
+from advtrack.search.bounds import Bounds
+from advtrack.search.criterion import successes_needed
+from advtrack.search.space import Evidence, Samples, Search, passes_of
+
+# Ours, seen on ResNet-18 and AlexNet: after k iterations at an eps that is large enough, the distance to the boundary
+# has fallen to about (11 / k)^2 of it.
+_SETTLING = 11.0
 
 
 class Pursuit:
@@ -61,3 +68,41 @@ class Pursuit:
         stand = self.iterations[rows]
         groups = [(rows[stand == begun], int(begun)) for begun in np.unique(stand[stand < iterations])]
         return [(group, begun, self.advance(group, iterations - begun)) for group, begun in groups]
+
+    def evidence(self, attacked: np.ndarray, fooled: np.ndarray) -> Evidence:
+        """What a trial shows of the bounds of the samples ``attacked``, by their indices."""
+        shown = {"fooled": fooled, "first_success": self.first_success, "iterations": self.iterations}
+        return {"attacked": attacked.tolist(), **{name: values[attacked].tolist() for name, values in shown.items()}}
+
+
+def pursue(
+    pursuit: Pursuit, bounds: Bounds, eps: float, search: Search, distance: Callable[[Samples, Tensor], np.ndarray]
+) -> None:
+    """Take undecided samples further until too few are left to lose the target, or as many as lose it have resisted.
+
+    So few failures lose it that a hopeless eps, which costs whole runs, shows on the hardest samples. When too few of
+    them are left, others join, and catch up. Where no proof is needed, as many that are hopelessly far are enough.
+    """
+    waiting, longest, stage = bounds.undecided(eps), search.longest(), search.stage()
+    if search.criterion.name == "auc":  # an area is one of all samples
+        pursuit.advance(waiting, longest)
+        return
+    samples = len(bounds.fooled_at)
+    failures = samples - successes_needed(search.criterion.target, samples) + 1 - int((bounds.resisted_at >= eps).sum())
+    # At the largest eps most are expected to be fooled soon.
+    left, joining = waiting[:0], failures if eps < bounds.high else len(waiting)
+    while (pursuit.iterations[left] == longest).sum() < failures and (len(left) >= failures or len(waiting)):
+        if len(left) < failures:
+            joined, waiting = np.split(waiting, [joining])
+            left, joining = np.append(left, joined), 2 * joining
+            continue
+        spent = pursuit.iterations[left]
+        pursuit.advance(left[spent == spent.min()], min(stage, longest - spent.min()))
+        left = left[~pursuit.fooled[left]]
+        k = pursuit.iterations[left].min(initial=longest)
+        look = search.sampler == "bounds" and max(2 * stage, _SETTLING) <= k < longest
+        if look and len(left) >= failures and bounds.may_give_up(eps):
+            away = distance(pursuit.samples.take(left), pursuit.x_adv[left]) / eps
+            pursuit.passes += 2 * len(left)
+            if (away > search.tolerance + (_SETTLING / k) ** 2).sum() >= failures:
+                return

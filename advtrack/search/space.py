@@ -21,6 +21,8 @@ from advtrack.search.criterion import Criterion
 from advtrack.search.sampler import SamplerName
 
 NORMS = ("l0", "l2", "linf")
+# Looks, in a longest run, at whether more iterations are needed.
+_STAGES = 10
 #: Facts by name, one value per sample, in the plain types that a study keeps.
 Evidence = dict[str, list[Any]]
 
@@ -121,6 +123,13 @@ class Search:
         """Iterations of the longest run."""
         largest = longest_run(self.spec)
         return min(largest, self.max_iter) if self.max_iter else largest
+
+    def stage(self) -> int:
+        """Iterations between two looks at whether a run has to go on: a tenth of the longest.
+
+        In bfloat16 there is one look: what has not been fooled by then is attacked again in float32, each time.
+        """
+        return self.longest() if self.precision == "bf16" else max(self.longest() // _STAGES, 1)
 
     def grid(self) -> list[dict[str, float]]:
         """All settings to try; iterations are among them only where one run does not tell of shorter ones."""

@@ -134,10 +134,14 @@ def search_budget(
         try:
             with helped(workers, join):
                 found = _procedure(search)(network, samples, search, study, title)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, FileNotFoundError) as error:
+            # An interrupt amid Optuna's release of a journal's lock comes out as that of a lock file that is gone.
+            interrupt = error.__context__ if isinstance(error, FileNotFoundError) else error
+            if not isinstance(interrupt, KeyboardInterrupt):
+                raise
             reap(study)  # of the workers, which have ended with this process's search
             _say_best_so_far(study, title)
-            raise
+            raise interrupt from None
         reap(study)
         return _result(study, search, samples, found)
 

@@ -114,7 +114,12 @@ def trained_fold(task: Task, repeat: int, fold: int, stage: runs.StageRun) -> Fo
         with stage.child(_title(task, repeat, fold), key, tags, fresh=task.force) as child:
             child.params({**task.params, "seed": task.settings.seed, "fold": fold, "repeat": repeat})
             child.dataset(task.dataset, task.store.data_digest, str(task.store.path), task.store.digest)
-            found = _train(task, repeat, fold, child, state)
+            # A command that was killed may have registered it and come no further.
+            registered = registry.version_of_run(task.name, child.run_id)
+            if registered is None:
+                registered = _train(task, repeat, fold, child, state)
+            child.tags({"version": registered.version})
+            found = _as_logged(runs.get(child.run_id), repeat, fold, registered.version)
         state.unlink(missing_ok=True)
         return found
 
@@ -123,7 +128,7 @@ def _title(task: Task, repeat: int, fold: int) -> str:
     return f"{task.kind} {task.name} fold {fold}" + (f" repeat {repeat}" if repeat else "")
 
 
-def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path) -> Fold:
+def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path) -> registry.Registered:
     """Train, test, log and register; ``state`` keeps unfinished training."""
     store, parts = task.store, split_store(task.store, task.protocol, task.settings.seed, fold)
     train = with_copies(store, parts.train)
@@ -176,9 +181,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     tags |= {"overfitted_since": overfitted} if overfitted else {}
     about = f"{task.kind} training, fold {fold} of the {task.protocol} protocol, repeat {repeat}: "
     about += f"test accuracy {accuracy:.1%}, macro-F1 {f1:.3f}"
-    registered = registry.register(task.name, model_uri, child.run_id, tags, about)
-    child.tags({"version": registered.version})
-    return _as_logged(runs.get(child.run_id), repeat, fold, registered.version)
+    return registry.register(task.name, model_uri, child.run_id, tags, about)
 
 
 def chosen_folds(text: str, protocol: str, published: np.ndarray) -> tuple[int, ...]:

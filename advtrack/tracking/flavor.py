@@ -10,9 +10,8 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature, set_model
+from mlflow.models import Model, ModelSignature, set_model
 from mlflow.pyfunc import PythonModel
-from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import Map
 
@@ -125,19 +124,21 @@ def _waveforms(given: Any) -> list[np.ndarray]:
 
 def log_victim(run_id: str, folder: Path) -> str:
     """Log the checkpoint in ``folder`` as a model of a run, with this package's code; its URI."""
-    with mlflow.start_run(run_id=run_id, nested=True):
-        logged = mlflow.pyfunc.log_model(
-            name="victim",
-            python_model=__file__,
-            artifacts={"checkpoint": str(folder)},
-            code_paths=[str(Path(advtrack.__file__).parent)],
-            # Pinned by hand: to infer them, MLflow would load the model in a process of its own.
-            pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
-            signature=_SIGNATURE,
-            input_example=({"waveform": _EXAMPLE}, {"sampling_rate": _EXAMPLE_RATE}),
-        )
-    MlflowClient().update_run(run_id, status="RUNNING")  # leaving start_run has ended it, which is not ours to say
-    return logged.model_uri
+    # Not mlflow.pyfunc.log_model, which knows no run but the active one, and to make it that may end it.
+    logged = Model.log(
+        artifact_path=None,
+        name="victim",
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        python_model=__file__,
+        artifacts={"checkpoint": str(folder)},
+        code_paths=[str(Path(advtrack.__file__).parent)],
+        # Pinned by hand: to infer them, MLflow would load the model in a process of its own.
+        pip_requirements=[f"{name}=={_version(name)}" for name in _REQUIREMENTS],
+        signature=_SIGNATURE,
+        input_example=({"waveform": _EXAMPLE}, {"sampling_rate": _EXAMPLE_RATE}),
+    )
+    return str(logged.model_uri)
 
 
 def _version(distribution: str) -> str:

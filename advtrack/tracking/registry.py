@@ -102,6 +102,11 @@ def version(name: str, number: str) -> Registered | None:
     return next((found for found in versions(name) if found.version == number), None)
 
 
+def version_of_run(name: str, run_id: str) -> Registered | None:
+    """The newest version of a registered model that came out of a run, or None."""
+    return next((found for found in versions(name) if found.run_id == run_id), None)
+
+
 def versions(name: str) -> list[Registered]:
     """All versions of a registered model, newest first."""
     found = whole(lambda page: MlflowClient().search_model_versions(f"name='{name}'", page_token=page))

@@ -108,3 +108,12 @@ def test_what_is_not_a_checkpoint_is_refused(saved, spoil):
     with pytest.raises(InputError, match="victim: not a readable checkpoint") as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, saved, full_disk):
+    _, network, description = saved
+    with (
+        full_disk(1_000_000),
+        pytest.raises(InputError, match=r"again cannot be written \(.*File too large.*make room"),
+    ):
+        save(tmp_path / "again", network, description)

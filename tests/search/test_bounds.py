@@ -6,13 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advtrack.search.bounds import Bounds
-from advtrack.search.criterion import Criterion
+from advtrack.search.criterion import Criterion, Verdict
 
 LOW, HIGH = 1e-4, 0.3
 
 
 def bounds_of(samples, needed, tolerance=0.05):
     return Bounds(samples, LOW, HIGH, Criterion("fooling_rate", needed / samples), tolerance)
+
+
+def decided(reached):
+    return Verdict.REACHED if reached else Verdict.MISSED
 
 
 def record(bounds, indices, eps, success, first=1):
@@ -35,13 +39,13 @@ def test_truthful_outcomes_never_lead_to_a_wrong_decision(thresholds, data):
         undecided = bounds.undecided(eps)
         batch = undecided[: data.draw(st.integers(0, len(undecided)))]  # a probe may stop early
         record(bounds, batch, eps, thresholds[batch] <= eps)
-        assert bounds.decision(eps) in (None, truth)
+        assert bounds.verdict(eps) in (Verdict.OPEN, decided(truth))
         if len(batch) == len(undecided):
-            assert bounds.decision(eps) is truth
+            assert bounds.verdict(eps) is decided(truth)
             assert (bounds.fooled_at <= eps).sum() == (thresholds <= eps).sum()
             assert not len(bounds.undecided(eps))
         for other in (*tried, LOW, HIGH):
-            assert bounds.decision(other) in (None, int((thresholds <= other).sum()) >= needed)
+            assert bounds.verdict(other) in (Verdict.OPEN, decided(int((thresholds <= other).sum()) >= needed))
         missed, reached = bounds.bracket()
         smallest = np.sort(thresholds)[needed - 1]
         assert missed <= smallest <= reached
@@ -56,11 +60,11 @@ def test_bisection_ends_next_to_the_smallest_bound(thresholds, data, tolerance):
     bounds = bounds_of(n, needed, tolerance)
     while not bounds.settled():
         eps = bounds.proposal()
-        assert LOW <= eps <= HIGH and bounds.decision(eps) is None  # every step teaches something
+        assert LOW <= eps <= HIGH and bounds.verdict(eps) is Verdict.OPEN  # every step teaches something
         undecided = bounds.undecided(eps)
         record(bounds, undecided, eps, thresholds[undecided] <= eps)
         steps += 1
-    assert steps <= 14
+    assert steps <= 16
     smallest, reached = np.sort(thresholds)[needed - 1], bounds.bracket()[1]
     if smallest > HIGH:
         assert steps == 1 and reached == np.inf
@@ -79,12 +83,12 @@ def test_only_undecided_samples_are_left_to_attack():
 def test_contradictions_are_counted_and_withdrawn():
     bounds = bounds_of(3, 2)
     record(bounds, np.arange(3), 0.1, np.array([True, True, False]))
-    assert bounds.decision(0.2) is True
+    assert bounds.verdict(0.2) is Verdict.REACHED
     record(bounds, np.arange(3), 0.2, np.array([True, False, False]))  # sample 1 resists above where it fell
     assert bounds.contradictions == 1
     assert bounds.fooled_at.tolist() == [0.1, np.inf, np.inf]
     assert bounds.resisted_at.tolist() == [0.0, 0.2, 0.2]
-    assert bounds.decision(0.2) is False
+    assert bounds.verdict(0.2) is Verdict.MISSED
     record(bounds, np.array([2]), 0.15, np.array([True]))  # sample 2 falls below where it resisted
     assert bounds.contradictions == 2
     assert bounds.fooled_at[2] == 0.15 and bounds.resisted_at[2] == 0.1
@@ -205,5 +209,5 @@ def test_an_area_is_bracketed_too(thresholds, target):
         assert len(undecided)  # every step teaches something
         record(bounds, undecided, eps, thresholds[undecided] <= eps)
         for other in (*bounds.tried(), LOW, HIGH):
-            assert bounds.decision(other) in (None, bounds.criterion.missed_by(thresholds, other) <= 0)
+            assert bounds.verdict(other) in (Verdict.OPEN, decided(bounds.criterion.missed_by(thresholds, other) <= 0))
     assert bounds.settled() and bounds.contradictions == 0

@@ -28,6 +28,7 @@ def result_of(success, norm, reached=True, fooled_at=None, resisted_at=None):
         missed_at=None,
         front=[],
         passes=0,
+        cut_short=0,
         contradictions=0,
         trials=[],
         study_name="s",

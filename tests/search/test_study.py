@@ -926,3 +926,22 @@ def test_samples_are_taken_by_index_and_slice():
 def test_a_storage_that_cannot_be_used_is_named(url):
     with pytest.raises(InputError, match=f"--storage {url}: cannot be used"):
         open_storage(url)
+
+
+def test_an_interrupt_amid_the_release_of_a_lock_is_an_interrupt(storage, script, tmp_path, caplog):
+    """As Optuna's lock of a journal does, which it has let go of when it is told to."""
+
+    def fooled(marks, eps, max_iter):
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            (tmp_path / "gone").unlink()
+            raise
+
+    script(fooled)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        find(None, marked(2), bim(target=1.0), storage)
+    assert "interrupted; so far none reaches the target" in caplog.text
+    script(lambda marks, eps, max_iter: (tmp_path / "gone").unlink())
+    with pytest.raises(FileNotFoundError):
+        find(None, marked(2), bim(target=1.0), storage, name="another")

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from time import sleep
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -362,3 +364,71 @@ def test_a_network_that_diverged_in_the_last_step_is_not_registered(train):
         train(epochs=1, batch_size=1000, lr=1e30)
     assert {run.info.status for run in runs.find({})} == {"FAILED"}
     assert not registry.versions(NAME) and registry.by_alias(NAME, "standard") is None
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(train, epochs, full_disk, monkeypatch):
+    original = fit._evaluate
+
+    def evaluate(*arguments):
+        room.enter_context(full_disk(5_000_000))  # less than the state takes, more than the runs
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, ExitStack() as room:
+        patch.setattr(fit, "_evaluate", evaluate)
+        with pytest.raises(InputError, match=r"training cannot be written \(File too large\): make room"):
+            train(epochs=1)
+    assert {run.info.status for run in runs.find({})} == {"FAILED"}
+    assert not list(Path("work/training").glob("*.p*"))
+    train(epochs=1)
+    assert {run.info.status for run in runs.find({})} == {"FINISHED"} and epochs == [1, 1]
+    assert [version.version for version in registry.versions(NAME)] == ["1"]
+
+
+class Dead(BaseException):
+    """Stands for a kill, in that the run is left as it is."""
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """A context in which the process dies as soon as a function has done its work; afterwards it is known as dead."""
+
+    @contextmanager
+    def kill(module, name):
+        original = getattr(module, name)
+
+        def last(*arguments, **parameters):
+            original(*arguments, **parameters)
+            raise Dead
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, last)
+            patch.setattr(MlflowClient, "set_terminated", lambda *_, **__: None)  # nobody is left to do that
+            with pytest.raises(Dead):
+                yield
+        left = {run.info.run_id: run.info.status for run in runs.find({})}
+        for run_id in left:
+            if left[run_id] == "RUNNING":
+                MlflowClient().set_terminated(run_id, status="KILLED")
+        assert set(left.values()) == {"RUNNING"}
+
+    return kill
+
+
+def test_a_fold_killed_after_it_was_registered_is_not_registered_again(train, epochs, killed):
+    with killed(registry, "register"):
+        train()
+    found = train()
+    assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
+    (only,) = read_folds(found)
+    assert (only.run_id, only.version) == (registry.version(NAME, "1").run_id, "1")
+    assert len(runs.find({"stage": "fold"})) == 1 and runs.tag(runs.get(only.run_id), "version") == "1"
+    assert len(MlflowClient().search_logged_models(["0"])) == 1
+
+
+def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(train, epochs, killed):
+    with killed(mlflow.models.Model, "log"):
+        train()
+    found = train()
+    assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
+    (only,) = runs.find({"stage": "fold"})
+    assert only.info.run_id == read_folds(found)[0].run_id and only.info.status == "FINISHED"

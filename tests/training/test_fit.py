@@ -2,8 +2,7 @@
 
 import errno
 import os
-import resource
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import pairwise
 from threading import Event
 from time import monotonic, sleep
@@ -284,18 +283,7 @@ def test_training_goes_on_while_the_state_is_written_which_is_that_of_its_epoch(
     assert not torch.equal(state["network"]["0.weight"], kept[1]["0.weight"])
 
 
-@contextmanager
-def full_disk(room):
-    """No file may grow beyond so many bytes."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_is_told_in_one_line_and_the_state_before_is_kept(tmp_path, long_epochs):
+def test_a_full_disk_is_told_in_one_line_and_the_state_before_is_kept(tmp_path, long_epochs, full_disk):
     place, undisturbed = tmp_path / "folder" / "state.pt", network()
     with (
         pytest.raises(InputError, match=r"folder cannot be written \(File too large\): make room.*--work-dir"),

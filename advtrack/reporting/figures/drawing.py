@@ -117,8 +117,7 @@ def labelled(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     if sum(low <= tick <= high for tick in axis.get_majorticklocs()) < 2:
         ax = axis.axes
-        values = [value for line in ax.lines for value in (line.get_xdata() if axis is ax.xaxis else line.get_ydata())]
-        axis.set_major_locator(FixedLocator([min(values), max(values)]))
+        axis.set_major_locator(FixedLocator(ax.dataLim.intervalx if axis is ax.xaxis else ax.dataLim.intervaly))
 
 
 def _scale(axis: Axis, scale: str) -> None:
