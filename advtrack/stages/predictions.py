@@ -58,7 +58,7 @@ def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, 
     right = [row["class"] == row["predicted"] for row in rows]
     accuracy = bootstrap.mean([row["source"] for row in rows], right)
     f1 = np.mean([_macro_f1(bootstrap, fold, classes) for fold in folds], axis=0)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, statistic in (("test_accuracy", accuracy), ("test_macro_f1", f1)):
         if interval := bootstrap.interval(statistic, rate=True):
             metrics |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
