@@ -33,7 +33,8 @@ def collapsed(history: Sequence[Epoch]) -> list[int]:
 
     Between an epoch that was attacked and the next that was, nothing is known: these go with the next.
     """
-    found, unknown = [], []
+    found: list[int] = []
+    unknown: list[int] = []
     best_bim = best_fgsm = 0.0  # of the epoch that BIM had the least success after, and under FGSM then
     for epoch in history:
         unknown.append(epoch.number)
@@ -51,7 +52,8 @@ def collapsed(history: Sequence[Epoch]) -> list[int]:
 
 def overfitted_since(history: Sequence[Epoch]) -> int | None:
     """The epoch from which on all that were attacked have collapsed, two of them at least: one alone may be chance."""
-    marked, since = set(collapsed(history)), []
+    marked = set(collapsed(history))
+    since: list[int] = []
     for epoch in reversed(history):
         if epoch.bim_accuracy is None:
             continue

@@ -27,6 +27,7 @@ from advtrack.stages.train import Training, read_folds, train_folds, weights_dig
 from advtrack.stages.victims import only_victim, recipe
 from advtrack.tracking import registry, runs
 from advtrack.training import fit
+from advtrack.training.history import Epoch
 
 NAME = "sounds-stft-resnet56"
 
@@ -443,14 +444,15 @@ def test_the_alias_goes_to_the_best_fold_of_all_under_the_same_conditions(train,
     original = fold._train
 
     def trained(task, repeat, number, child, state):
-        with monkeypatch.context() as patch:
-            patch.setattr(fit, "_evaluate", lambda *arguments: (1.0, accuracies[number] + repeat))
-            return original(task, repeat, number, child, state)
+        epoch = Epoch(1, 1.0, 1.0, accuracies[number] + repeat)
+        monkeypatch.setattr(fold, "fit", lambda *arguments: epoch)
+        return original(task, repeat, number, child, state)
 
     def standard():
         return registry.by_alias(NAME, "standard").tags["fold"]
 
     monkeypatch.setattr(fold, "_train", trained)
+    monkeypatch.setattr(fold, "log_victim", lambda run_id, folder: f"runs:/{run_id}/victim")
     train(folds="2", epochs=1)
     assert standard() == "1"
     train(folds="fold0", epochs=1)
