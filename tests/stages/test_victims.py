@@ -39,6 +39,7 @@ def test_a_victim_is_found(registered):
             "auto",
             "robust",
             "advtrack features --dataset synthetic --representation stft && "
+            "advtrack train --dataset synthetic --representation stft --model alexnet && "
             "advtrack adv-train --dataset synthetic --representation stft --model alexnet",
         ),
     ],
