@@ -117,7 +117,7 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     struck = attacked.struck(attack)
     budget = Budget(record.bound, record.iterations, record.settings)
     _, success = strike_within(attacked.victim.network, struck.samples, search_of(attacked.options, attack), budget)
-    low, high = wilson(success.sum(), len(success))
+    low, high = map(float, wilson(success.sum(), len(success)))
     stage.metrics({f"{attack}/{n}": v for n, v in (("fooling_rate", success.mean()), ("low", low), ("high", high))})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
     names = np.array(attacked.store.name)[struck.indices]
