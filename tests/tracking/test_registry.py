@@ -15,7 +15,7 @@ from advtrack.tracking.registry import by_alias, dataset_of, resolve, set_alias,
 def test_every_registration_is_a_version_of_its_own(registered, store):
     first, second = registered(fold=0, accuracy=0.8), registered(fold=1)
     assert (first.name, first.version, second.version) == ("synthetic-stft-alexnet", "1", "2")
-    assert first.tags == {"fold": "0", "accuracy": "0.8"} and first.run_id != second.run_id
+    assert first.tags == {"fold": "0", "protocol": "paper", "accuracy": "0.8"} and first.run_id != second.run_id
     assert [v.version for v in versions(first.name)] == ["2", "1"]
     assert store.get_model_version(first.name, "1").description == "a fold"
     assert str(second) == "synthetic-stft-alexnet version 2"
@@ -39,8 +39,8 @@ def test_an_alias_moves(registered):
 def test_tags_are_set_on_one_version(registered):
     first, second = registered(), registered()
     registry.tag(first, {"champion_since": 1, "fold": 7})
-    assert registry.version(first.name, "1").tags == {"fold": "7", "champion_since": "1"}
-    assert registry.version(first.name, second.version).tags == {"fold": "0"}
+    assert registry.version(first.name, "1").tags == {"fold": "7", "protocol": "paper", "champion_since": "1"}
+    assert registry.version(first.name, second.version).tags == {"fold": "0", "protocol": "paper"}
     assert registry.version(first.name, "3") is None
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_repeats_another_moves_no_alias_and_marks_its_versions(regist
         registry.tag(first, {"fold": 7})
         registry.tag(second, {"fold": 8})
     assert by_alias(first.name, "standard") == first  # with the tags it had
-    assert registry.version(first.name, second.version).tags == {"fold": "8", "rerun_of": "other"}
+    assert registry.version(first.name, second.version).tags == {"fold": "8", "protocol": "paper", "rerun_of": "other"}
     registry.tag(registry.version(first.name, second.version), {"fold": 9})  # as any other from now on
     assert registry.version(first.name, second.version).tags["fold"] == "9"
 
