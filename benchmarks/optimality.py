@@ -108,7 +108,7 @@ def contenders(norm: str, classes: int) -> dict[str, Callable[[nn.Module, Tensor
             if not name.startswith("ART"):
                 found[f"C&W {name}"] = once(attack, norm)
         # ART looks for a step size in each iteration, with up to a dozen forwards: fewer fit into the budget.
-        for name, attack in peers.carlini_wagner(25, 4, False, classes, rates).items():
+        for name, attack in peers.carlini_wagner(20, 4, False, classes, rates).items():
             if name.startswith("ART"):
                 found[f"C&W {name}"] = once(attack, norm)
         found["DDN adv-lib"] = once(partial(peers.adv_lib.ddn, steps=990, levels=None), norm)
