@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 _ESC50 = "ESC-50 (K. J. Piczak, 2015)"
 _URBANSOUND8K = "UrbanSound8K (J. Salamon, C. Jacoby, J. P. Bello, 2014)"
+# How the releases name a clip; the group is the recording's number at freesound.org.
+_NAMES = {
+    "esc50": re.compile(r"\d-(\d+)-[A-Z]-\d+"),
+    "urbansound8k": re.compile(r"(\d+)-\d+-\d+-\d+"),
+}
 
 
 def find_clip(audio: Path, name: str) -> Path | None:
@@ -41,17 +47,20 @@ def credit(dataset: str, file: Path) -> str:
     Returns
     -------
     str
-        A sentence or two: of ESC-50 with what the release's LICENSE says of the clip, where that file is there.
+        A sentence or two: of ESC-50 with what the release's LICENSE says of the clip, where that file is there. Of a
+        clip that is not named as the release names its own, that neither is known.
     """
     if dataset == "synthetic":
         return "Generated; free of rights."
+    named = _NAMES[dataset].fullmatch(file.stem)
+    if not named:
+        return "A file of your own in the layout of the data set: its author and licence are not known here."
+    recording = named[1]
     if dataset == "urbansound8k":
-        recording = file.name.split("-")[0]
         return f"{_URBANSOUND8K}, CC BY-NC 3.0; from freesound.org/s/{recording}, by its author there."
     folder = file.parent.parent
     licence = "CC BY 3.0 (subset ESC-10)" if _in_esc10(folder, file.name) else "CC BY-NC 3.0"
     author = _author(folder / "LICENSE", file.stem)
-    recording = file.name.split("-")[1]
     return f"{_ESC50}, {licence}; {author or f'from freesound.org/s/{recording}, by its author there'}."
 
 

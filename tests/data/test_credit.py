@@ -35,6 +35,11 @@ def test_other_data_sets(tmp_path):
     assert credit("synthetic", tmp_path / "a.wav") == "Generated; free of rights."
 
 
+@pytest.mark.parametrize(("dataset", "name"), [("esc50", "audio/0.wav"), ("urbansound8k", "fold1/siren-2.wav")])
+def test_of_clips_that_the_release_has_not_nothing_is_said(tmp_path, dataset, name):
+    assert "author and licence are not known" in credit(dataset, tmp_path / name)
+
+
 def test_a_clip_is_found_in_the_folders_of_other_folds(tmp_path):
     for fold in ("fold1", "fold2"):
         (tmp_path / fold).mkdir()
