@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -80,7 +81,11 @@ class Bounds:
         what seemed hopeless was not.
         """
         reached = min(self.bracket()[1], self.high)
-        return eps * (1 + self.tolerance) ** 2 < reached and not any(other >= reached for other in self._given_up)
+        return eps * (1 + self.tolerance) ** 2 < reached and self._seems_right(reached)
+
+    def _seems_right(self, reached: float) -> bool:
+        """Whether nothing that was given up lies above an eps that reaches the target."""
+        return not any(eps >= reached for eps in self._given_up)
 
     def _largest_resisted(self, indices: np.ndarray, below: float) -> np.ndarray:
         """The largest eps below one that each of these samples has resisted; 0 for none."""
@@ -135,7 +140,7 @@ class Bounds:
         """
         missed, reached = self.bracket()
         tried = {*self.tried(), *running}
-        given_up = max((eps for eps in self._given_up if eps < reached), default=0.0)
+        given_up = max(self._given_up, default=0.0) if self._seems_right(reached) else 0.0
         if self.criterion.smallest_bound(self.resisted_at) == given_up == 0:
             eps = max(self._below(min(tried)), self.low) if tried else self.high
             if eps not in tried:
@@ -156,19 +161,21 @@ class Bounds:
     def _below(self, eps: float) -> float:
         """Where to look below an eps that reaches the target, by the iterations that took, if that is known.
 
-        Three more looks within a stride above it show that the iterations tell nothing here.
+        Four looks within a stride, here or further up, show that the iterations tell nothing of this victim.
         """
         step, iterations = 1 + self.tolerance, max(self.criterion.smallest_bound(self.iterations(eps)), 1)
         telling = self.criterion.name == "fooling_rate" and np.isfinite(iterations)
-        if not telling or sum(eps < other < eps * _STRIDE for other in self.tried()) >= 3:
+        above = [other for other in self.tried() if other >= eps]
+        if not telling or any(fourth < first * _STRIDE for first, fourth in zip(above, above[3:], strict=False)):
             return eps / _STRIDE
         return eps * max(min(1 - _AHEAD / iterations, 1 / step**2), 1 / _STRIDE)
 
     def _above(self, eps: float) -> float:
-        """Where to look above an eps that missed the target after a whole run; nowhere if another did close below."""
+        """Where to look above an eps that missed the target after a whole run; nowhere if that was in vain before."""
         step = 1 + self.tolerance
-        again = any(eps / step**3 < other < eps for other, resisted in self._resisted if len(resisted))
-        return 0.0 if again else eps * step**2
+        missed = sorted({other for other, resisted in self._resisted if other <= eps and len(resisted)})
+        in_vain = any(above < below * step**3 for below, above in pairwise(missed))
+        return 0.0 if in_vain else eps * step**2
 
     def _most_telling(self, high: float, running: Sequence[float]) -> float:
         """The eps that is sure to shorten the samples' intervals up to ``high`` the most, all together."""
