@@ -62,7 +62,9 @@ class Line(nn.Module):
         return found
 
 
-DISTANCES = st.lists(st.floats(2e-5, 0.45), min_size=1, max_size=20)
+# Rounding alone decides of one that is the largest bound.
+DISTANCE = st.floats(2e-5, 0.45).filter(lambda distance: abs(distance / HIGH - 1) > ROUNDING)
+DISTANCES = st.lists(DISTANCE, min_size=1, max_size=20)
 TARGET = st.floats(1e-6, 1)  # below, rounding alone decides of an area
 SEED = st.integers(0, 10_000)
 
