@@ -135,8 +135,8 @@ class Bounds:
         """The eps to try next, beside those that other processes are trying.
 
         The largest first, since runs at a large eps end early and those at a hopeless one are as long as can be. Then
-        as far down as the iterations suggest that it took, or a little above one that just missed. Where that has been
-        looked at, half way, or, for an area, where most is learned.
+        as far down as the iterations suggest that it took, or just above one that missed. Where that has been looked
+        at, half way, or, for an area, where most is learned.
         """
         missed, reached = self.bracket()
         tried = {*self.tried(), *running}
@@ -148,12 +148,12 @@ class Bounds:
         low, high, step = max(missed, given_up, self.low), min(reached, self.high), 1 + self.tolerance
         if self.criterion.name == "auc":
             return self._most_telling(high, running)
-        if self.almost_settled():
+        if self.worth_proving():
             eps = self.conclusive()
         elif high <= low * step**2:  # what seemed hopeless is not proven
             eps = high / step
         else:
-            eps = max(self._below(high), self._above(low) if missed > given_up else 0.0)
+            eps = self._below(high)
             if not low * step < eps < high / step:
                 eps = _middle_of_the_widest_gap(low, high, running)
         return eps if eps not in tried else _middle_of_the_widest_gap(low, high, running)
@@ -169,13 +169,6 @@ class Bounds:
         if not telling or any(fourth < first * _STRIDE for first, fourth in zip(above, above[3:], strict=False)):
             return eps / _STRIDE
         return eps * max(min(1 - _AHEAD / iterations, 1 / step**2), 1 / _STRIDE)
-
-    def _above(self, eps: float) -> float:
-        """Where to look above an eps that missed the target after a whole run; nowhere if that was in vain before."""
-        step = 1 + self.tolerance
-        missed = sorted({other for other, resisted in self._resisted if other <= eps and len(resisted)})
-        in_vain = any(above < below * step**3 for below, above in pairwise(missed))
-        return 0.0 if in_vain else eps * step**2
 
     def _most_telling(self, high: float, running: Sequence[float]) -> float:
         """The eps that is sure to shorten the samples' intervals up to ``high`` the most, all together."""
@@ -194,11 +187,19 @@ class Bounds:
         missed, reached = self.bracket()
         return missed >= self.high or reached <= self.conclusive() * (1 + 1e-9)
 
-    def almost_settled(self) -> bool:
-        """Whether the `conclusive` eps settles the bracket, or if it misses the target the next conclusive one."""
+    def worth_proving(self) -> bool:
+        """Whether the `conclusive` eps is to be proven now.
+
+        It settles the bracket, or if it misses the target the next conclusive one does. Or it lies just above the first
+        eps that missed, a stride at most below one that reaches the target: were that far too small, it would have
+        seemed hopeless.
+        """
         missed, reached = self.bracket()
-        narrow = missed > 0 and reached <= self.conclusive() * (1 + self.tolerance) ** 2 * (1 + 1e-9)
-        return narrow and not any(missed < eps < reached for eps in self._given_up)
+        step = 1 + self.tolerance
+        in_vain = sorted({eps for eps, resisted in self._resisted if len(resisted) and eps <= missed})
+        first = not any(above < below * step**2 for below, above in pairwise(in_vain))
+        narrow = reached <= max(self.conclusive() * step**2, missed * _STRIDE if first else 0.0) * (1 + 1e-9)
+        return missed > 0 and narrow and not any(missed < eps < reached for eps in self._given_up)
 
     def conclusive(self) -> float:
         """The largest eps that ends the search if it reaches the target: by the tolerance above what misses it."""

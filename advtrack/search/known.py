@@ -99,8 +99,8 @@ class Known:
         bounds, lost = self.bounds, self._lost()
         if len(self.confirmations) >= self.search.trials:  # a victim that goes on to contradict itself
             return bounds.high
-        looks = self.search.criterion.name == "fooling_rate"
-        last = bounds.settled() or (looks and bounds.almost_settled() and bounds.conclusive() > lost)
+        looks = self.search.criterion.name == "fooling_rate" and not self.over()
+        last = bounds.settled() or (looks and bounds.worth_proving() and bounds.conclusive() > lost)
         if not last and not enough:
             return None
         reached = bounds.bracket()[1]

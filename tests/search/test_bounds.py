@@ -123,13 +123,13 @@ def test_the_more_iterations_it_took_the_nearer_is_the_next_proposal():
         assert bounds.proposal() == pytest.approx(share * HIGH)
 
 
-def test_proposals_go_a_little_above_one_that_just_missed_but_once():
+def test_proposals_go_just_above_one_that_missed_but_once():
     bounds = bounds_of(1, 1)
     record(bounds, np.array([0]), HIGH, np.array([True]))
     record(bounds, np.array([0]), HIGH / 4, np.array([False]))
-    assert bounds.proposal() == pytest.approx(HIGH / 4 * 1.05**2)
-    record(bounds, np.array([0]), HIGH / 4 * 1.05**2, np.array([False]))
-    assert bounds.proposal() == pytest.approx(HIGH * (1.05**2 / 4) ** 0.5)
+    assert bounds.proposal() == bounds.conclusive() == pytest.approx(HIGH / 4 * 1.05)
+    record(bounds, np.array([0]), HIGH / 4 * 1.05, np.array([False]))
+    assert bounds.proposal() == pytest.approx(HIGH * (1.05 / 4) ** 0.5)
 
 
 def test_proposals_go_above_what_was_given_up_until_a_proof_is_missing():
@@ -141,7 +141,7 @@ def test_proposals_go_above_what_was_given_up_until_a_proof_is_missing():
     bounds.give_up(HIGH / 4)
     assert bounds.proposal() == pytest.approx(HIGH / 2)
     bounds.give_up(HIGH / 1.07)
-    assert not bounds.settled() and not bounds.almost_settled() and bounds.bracket()[0] == 0
+    assert not bounds.settled() and not bounds.worth_proving() and bounds.bracket()[0] == 0
     proof = bounds.proposal()
     assert proof == pytest.approx(HIGH / 1.05) and not bounds.may_give_up(proof)
     record(bounds, only, proof, np.array([False]))

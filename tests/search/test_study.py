@@ -315,7 +315,8 @@ def test_the_next_bound_takes_the_place_of_one_that_fails(storage, script):
     resists_again.append(undisturbed)
     result = find(None, marked(3), bim(target=0.6), storage)
     assert result.contradictions >= 1 and result.reached and result.success.sum() >= 2
-    assert [trial["reached"] for trial in result.trials if trial["step"] == "confirm"] == [False, True]
+    *_, failed, held = [(trial["bound"], trial["reached"]) for trial in result.trials if trial["step"] == "confirm"]
+    assert failed == (undisturbed, False) and held == (result.budget.bound, True)
     assert undisturbed < result.budget.bound <= undisturbed * (1 + TOLERANCE) * (1 + 1e-9)
 
 
