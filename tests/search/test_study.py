@@ -473,6 +473,25 @@ def test_the_smallest_bound_of_an_area(storage, attack, target):
     assert low <= 1 - np.minimum(minimal, 0.3).mean() / 0.3 <= high
 
 
+def test_the_iterations_of_an_area_are_those_that_reach_it(storage):
+    """At the bound all are fooled by iterate 4, but the area lies below it, where it takes 8."""
+    victim, samples, _ = known_victim(low=0.002, high=0.02)
+    search = bim(target=0.8, criterion="auc")
+    result = find(victim, samples, search, storage)
+    bound = result.budget.bound
+
+    def area(iterations):
+        smallest = np.full(len(samples), np.inf)
+        for eps in np.geomspace(bound, 0.001, 80):
+            smallest[search.strike(victim, samples, eps=eps, max_iter=iterations).success.numpy()] = eps
+        return search.criterion.score(smallest, bound)
+
+    at_the_bound = search.strike(victim, samples, eps=bound, max_iter=4)
+    assert at_the_bound.success.all() and area(4) < 0.7
+    assert result.budget.iterations == 8 and area(8) >= 0.795  # a grid overstates each perturbation a little
+    assert result.front[0] == (bound, 8)
+
+
 def test_an_area_out_of_reach_is_a_finished_result(storage):
     victim, samples, _ = known_victim(low=0.1, high=0.28)
     result = find(victim, samples, bim(target=0.9, criterion="auc"), storage)
