@@ -59,7 +59,10 @@ def _prove_each(
 def _prove_together(
     pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, search: Search
 ) -> tuple[Evidence, int]:
-    """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most."""
+    """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most.
+
+    If none fools anyone, that is the last one.
+    """
     longest, area = search.longest(), search.criterion.name == "auc"
     at = {name: np.zeros((len(pursuit.samples), longest)) for name in ("success", *NORMS)}
 
@@ -76,7 +79,7 @@ def _prove_together(
         if at["success"][lead].any():
             reach(others, spent)
         fooled = at["success"].sum(0)
-        best = int((fooled >= min(needed, fooled.max())).argmax())
+        best = int((fooled >= min(needed, fooled.max())).argmax()) if fooled.any() else longest - 1
     if area:  # that of the longest runs
         best = longest - 1
     shown = {name: values[:, best].tolist() for name, values in at.items()}

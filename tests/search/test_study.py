@@ -185,6 +185,14 @@ def test_a_target_out_of_reach_is_a_finished_result(storage, attack):
     assert "**0.600** (0.231 to 0.882, 5 clips)" in note_of(storage, result) and "misses" in note_of(storage, result)
 
 
+@BIM
+def test_who_fools_nobody_has_failed_with_the_longest_run(storage, attack):
+    victim = TwoClasses()
+    result = find(victim, victim.clips([0.4, 0.45]), bim(attack), storage)
+    assert not result.reached and result.fooling_rate == 0
+    assert result.budget == Budget(0.3, 10, {})
+
+
 def test_trials_are_limited(storage, monkeypatch):
     for disable in ("0", "1"):
         monkeypatch.setenv("TQDM_DISABLE", disable)
