@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, Trial
 from torch import nn
 from tqdm import tqdm
 
+from advtrack.search.bounds import Bounds
 from advtrack.search.claims import PASSES, reap, take, underway, wait, working
 from advtrack.search.criterion import Verdict, successes_needed
 from advtrack.search.known import CONFIRM, EVIDENCE, PROBE, Known, eps_range
@@ -75,8 +76,7 @@ def _probe(network: nn.Module, samples: Samples, search: Search, study: Study, k
         pursue(pursuit, bounds, eps, search, partial(search.distance, network))
         evidence = pursuit.evidence(np.flatnonzero(pursuit.iterations), pursuit.fooled)
         known.learn(eps, evidence)
-        reached = bounds.verdict(eps) is Verdict.REACHED
-        iterations = enough_iterations(bounds.iterations(eps), search) if reached else search.longest()
+        iterations = _iterations(bounds, eps, search)
         _tell(study, trial, search, evidence, bounds.fooled_at, bounds.resisting(), iterations, pursuit.passes)
     return True
 
@@ -102,9 +102,21 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
         fooled_at = np.where(success, eps, np.inf)
         if area:
             bounds.record(attacked, eps, success, pursuit.first_success)
-            fooled_at = bounds.fooled_at
+            fooled_at, iterations = bounds.fooled_at, _iterations(bounds, eps, search)
+            evidence["success"] = (success & (pursuit.first_success <= iterations)).tolist()
         possible = np.where(pursuit.iterations > 0, fooled_at, eps)
         _tell(study, trial, search, evidence, fooled_at, possible, iterations, pursuit.passes)
+
+
+def _iterations(bounds: Bounds, eps: float, search: Search) -> int:
+    """The fewest iterations that are known to reach the target at an eps; the longest run's where none are."""
+    if bounds.verdict(eps) is not Verdict.REACHED:
+        return search.longest()
+    if search.criterion.name == "fooling_rate":
+        return enough_iterations(bounds.criterion.smallest_bound(bounds.iterations(eps)), search)
+    # What is fooled at an iterate may be lost again.
+    together = search.spec.shorter_runs == "iterates"
+    return search.longest() if together else enough_iterations(bounds.iterations_of_area(eps), search)
 
 
 def _tell(

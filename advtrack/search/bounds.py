@@ -111,6 +111,21 @@ class Bounds:
                 fewest[fooled] = np.minimum(fewest[fooled], first)
         return fewest
 
+    def iterations_of_area(self, eps: float) -> float:
+        """The fewest iterations with which the area up to ``eps`` is known to reach the target; infinite for none.
+
+        Those that fool the samples at ``eps`` are not enough: below it, where their perturbations lie, it takes more.
+        """
+        shown = [(tried, fooled, first, self.fooled_at[fooled] <= tried) for tried, fooled, first in self._fooled]
+        for iterations in np.unique(np.concatenate([first for *_, first, _ in shown])):
+            smallest = np.full(len(self.fooled_at), np.inf)
+            for tried, fooled, first, holds in shown:
+                within = fooled[holds & (first <= iterations)]
+                smallest[within] = np.minimum(smallest[within], tried)
+            if self.criterion.missed_by(smallest, eps) <= 0:
+                return float(iterations)
+        return np.inf
+
     def verdict(self, eps: float) -> Verdict:
         """What is known of ``eps``."""
         if self.criterion.missed_by(self.fooled_at, eps) <= 0:

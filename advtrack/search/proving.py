@@ -27,28 +27,28 @@ def prove(pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, s
     return (_prove_together if together else _prove_each)(pursuit, lead, others, needed, search)
 
 
-def enough_iterations(fewest: np.ndarray, search: Search) -> int:
-    """How many iterations reach the target, if these are the fewest that fool each sample; at most the longest run."""
-    if search.criterion.name == "fooling_rate":
-        enough = search.criterion.smallest_bound(fewest)
-    elif search.spec.shorter_runs == "iterates":
-        enough = search.longest()
-    else:  # every sample's smallest perturbation counts
-        enough = fewest[np.isfinite(fewest)].max(initial=1)
-    return int(min(max(enough, 1), search.longest()))
+def enough_iterations(fewest: float, search: Search) -> int:
+    """The fewest iterations that reach the target as a number for a budget; the longest run's where none do."""
+    return int(min(max(fewest, 1), search.longest()))
 
 
 def _prove_each(
     pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, search: Search
 ) -> tuple[Evidence, int]:
-    """Whom an attack fools that keeps each sample's first example, and the fewest iterations that reach the target."""
+    """Whom an attack fools that keeps each sample's first example, and the fewest iterations that reach the target.
+
+    Of an area one eps does not tell them: whom the longest run fools.
+    """
     spent, longest = 0, search.longest()
     while spent < longest and pursuit.fooled.sum() < needed:
         spent = min(spent + search.stage(), longest)
         pursuit.reach(lead[~pursuit.fooled[lead]], spent)
         if pursuit.fooled[lead].any():
             pursuit.reach(others[~pursuit.fooled[others]], spent)
-    iterations = enough_iterations(np.where(pursuit.fooled, pursuit.first_success, np.inf), search)
+    iterations = longest
+    if search.criterion.name == "fooling_rate":
+        first = np.where(pursuit.fooled, pursuit.first_success, np.inf)
+        iterations = enough_iterations(search.criterion.smallest_bound(first), search)
     norms = {
         name: values.cpu().numpy().tolist()
         for name, values in perturbation_norms(pursuit.x_adv, pursuit.samples.x).items()
@@ -59,7 +59,10 @@ def _prove_each(
 def _prove_together(
     pursuit: Pursuit, lead: np.ndarray, others: np.ndarray, needed: int, search: Search
 ) -> tuple[Evidence, int]:
-    """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most."""
+    """Whom an attack fools that runs on, and when: at the first iterate that reaches the target, or fools most.
+
+    If none fools anyone, that is the last one.
+    """
     longest, area = search.longest(), search.criterion.name == "auc"
     at = {name: np.zeros((len(pursuit.samples), longest)) for name in ("success", *NORMS)}
 
@@ -76,7 +79,7 @@ def _prove_together(
         if at["success"][lead].any():
             reach(others, spent)
         fooled = at["success"].sum(0)
-        best = int((fooled >= min(needed, fooled.max())).argmax())
+        best = int((fooled >= min(needed, fooled.max())).argmax()) if fooled.any() else longest - 1
     if area:  # that of the longest runs
         best = longest - 1
     shown = {name: values[:, best].tolist() for name, values in at.items()}

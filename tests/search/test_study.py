@@ -185,6 +185,14 @@ def test_a_target_out_of_reach_is_a_finished_result(storage, attack):
     assert "**0.600** (0.231 to 0.882, 5 clips)" in note_of(storage, result) and "misses" in note_of(storage, result)
 
 
+@BIM
+def test_who_fools_nobody_has_failed_with_the_longest_run(storage, attack):
+    victim = TwoClasses()
+    result = find(victim, victim.clips([0.4, 0.45]), bim(attack), storage)
+    assert not result.reached and result.fooling_rate == 0
+    assert result.budget == Budget(0.3, 10, {})
+
+
 def test_trials_are_limited(storage, monkeypatch):
     for disable in ("0", "1"):
         monkeypatch.setenv("TQDM_DISABLE", disable)
@@ -472,6 +480,25 @@ def test_the_smallest_bound_of_an_area(storage, attack, target):
     assert result.reached and expected * 0.999 <= result.budget.bound <= expected * (1 + TOLERANCE) * 1.01
     low, high = result.auc()
     assert low <= 1 - np.minimum(minimal, 0.3).mean() / 0.3 <= high
+
+
+def test_the_iterations_of_an_area_are_those_that_reach_it(storage):
+    """At the bound all are fooled by iterate 4, but the area lies below it, where it takes 8."""
+    victim, samples, _ = known_victim(low=0.002, high=0.02)
+    search = bim(target=0.8, criterion="auc")
+    result = find(victim, samples, search, storage)
+    bound = result.budget.bound
+
+    def area(iterations):
+        smallest = np.full(len(samples), np.inf)
+        for eps in np.geomspace(bound, 0.001, 80):
+            smallest[search.strike(victim, samples, eps=eps, max_iter=iterations).success.numpy()] = eps
+        return search.criterion.score(smallest, bound)
+
+    at_the_bound = search.strike(victim, samples, eps=bound, max_iter=4)
+    assert at_the_bound.success.all() and area(4) < 0.7
+    assert result.budget.iterations == 8 and area(8) >= 0.795  # a grid overstates each perturbation a little
+    assert result.front[0] == (bound, 8)
 
 
 def test_an_area_out_of_reach_is_a_finished_result(storage):
