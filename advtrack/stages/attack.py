@@ -23,7 +23,7 @@ from advtrack.tracking import registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 12
+CODE_VERSION = 13
 DEFAULT_TRIALS = 24
 
 
