@@ -314,7 +314,7 @@ def main() -> None:
     if not arguments.full and not {*(arguments.attack or COMPARED)} <= {*COMPARED}:
         parser.error(f"--attack: only {', '.join(COMPARED)} are compared; others are searched with --full")
     chosen = choose(arguments)
-    chosen.victim.network.eval().requires_grad_(False)
+    chosen.victim.network.eval()
     print(chosen.title)
     found = Found(arguments.out, chosen.title)
     if arguments.full:
