@@ -19,7 +19,7 @@ from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_l
 from advtrack.stages.clips import perturbation_ratios
 from advtrack.stages.evidence import log_search
 from advtrack.stages.searched import KEY, log_record, plain_records, read_record, say
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -125,7 +125,7 @@ def _attack_key(options: Attacking, attack: str, victim: Victim, plain: AttackRe
 
 def _earlier(attack: str, key: str) -> AttackRecord | None:
     """The same search finished in an earlier, perhaps interrupted, run."""
-    for run_ in runs.find({f"{KEY}{attack}": key}):
+    for run_ in lookup.find({f"{KEY}{attack}": key}):
         logger.info("%s: already searched, reusing run %s", attack, run_.info.run_id)
         return read_record(run_.info.run_id, attack)
     return None

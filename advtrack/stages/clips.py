@@ -9,12 +9,12 @@ from dataclasses import replace
 from advtrack.reporting.estimates import mean_ratio, no_ratio_because, over_struck
 from advtrack.reporting.records import AttackRecord, StruckClips
 from advtrack.search.space import NORMS
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 
 
 def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
     """The table of the samples that a search struck."""
-    content = runs.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
+    content = lookup.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
     return list(csv.DictReader(io.StringIO(content)))
 
 

@@ -16,7 +16,7 @@ from advtrack.reporting.records import AttackRecord
 from advtrack.stages.attacking import Attacked
 from advtrack.stages.clips import sample_rows
 from advtrack.stages.searched import find_records
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -72,12 +72,12 @@ def write_signs(stage: runs.StageRun, signs: Mapping[str, Sign]) -> None:
         stage.tags({f"{_NUMBERS}{name}": json.dumps(numbers)})
 
 
-def read_signs(looked: Iterable[runs.Run]) -> dict[str, Sign]:
+def read_signs(looked: Iterable[lookup.Run]) -> dict[str, Sign]:
     """Every sign that runs have looked for; of one that several have, the newest run that has it, else the newest."""
     found: dict[str, Sign] = {}
     for run in sorted(looked, key=lambda run: (run.info.start_time, run.info.run_id)):
-        numbers = runs.prefixed_tags(run, _NUMBERS)
-        for name, there in runs.prefixed_tags(run, _THERE).items():
+        numbers = lookup.prefixed_tags(run, _NUMBERS)
+        for name, there in lookup.prefixed_tags(run, _THERE).items():
             measured = json.loads(numbers[name])
             sign = Sign(there == "True", {key: math.inf if v is None else v for key, v in measured.items()})
             if sign.there or name not in found or not found[name].there:

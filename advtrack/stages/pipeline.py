@@ -25,7 +25,7 @@ from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.train import weights_of
 from advtrack.stages.victims import find_victim
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -111,9 +111,9 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
                 force=options.force,
             )
         )
-        for data in sorted({data for one in done for data in runs.inputs(one)}):
+        for data in sorted({data for one in done for data in lookup.inputs(one)}):
             stage.dataset(*data)
-        stage.metrics(runs.get(run_id).data.metrics)
+        stage.metrics(lookup.get(run_id).data.metrics)
         stage.tags({"lineage": ",".join([*done, run_id])})
         stage.text(json.dumps(dict(values), indent=2), "preset.json")
         return Finished(compare.read_tables(run_id), report)

@@ -11,7 +11,7 @@ import numpy as np
 
 from advtrack.reporting.statistics import Bootstrap
 from advtrack.representations.store import SpectrogramSet
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 from advtrack.training.metrics import confusion
 
 _PATH = "test_predictions.csv"
@@ -42,7 +42,7 @@ def log_predictions(run: runs.StageRun, store: SpectrogramSet, indices: np.ndarr
 
 def read_predictions(run_id: str) -> list[dict[str, str]]:
     """The table of a fold, by column."""
-    return list(csv.DictReader(io.StringIO(runs.read_artifact(run_id, _PATH).decode())))
+    return list(csv.DictReader(io.StringIO(lookup.read_artifact(run_id, _PATH).decode())))
 
 
 def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:

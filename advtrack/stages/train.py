@@ -19,7 +19,7 @@ from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.fold import CODE_VERSION, Fold, Task, chosen_folds, split_store, trained_fold
 from advtrack.stages.predictions import mean_and_spread, pooled
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 from advtrack.training.fit import Settings
 
 logger = logging.getLogger("advtrack")
@@ -213,7 +213,7 @@ def train_folds(
 
 def read_folds(run_id: str) -> list[Fold]:
     """The folds of a finished training run."""
-    return [Fold(**fold) for fold in json.loads(runs.read_artifact(run_id, "folds.json"))]
+    return [Fold(**fold) for fold in json.loads(lookup.read_artifact(run_id, "folds.json"))]
 
 
 def weights_of(model: str, weights: str) -> str:

@@ -18,7 +18,7 @@ from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_o
 from advtrack.stages.evidence import csv_text
 from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import find_victim
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -56,7 +56,7 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
     """The records of a run, or of the victim that bears an alias or version number."""
     origin = options.budget_from
     if re.fullmatch("[0-9a-f]{32}", origin):
-        there = searched_by(origin) if runs.exists(origin) else set()
+        there = searched_by(origin) if lookup.exists(origin) else set()
         found = {attack: read_record(origin, attack) for attack in options.attacks if attack in there}
     else:
         victim = find_victim(options.dataset, options.representation, options.model, origin)
@@ -73,10 +73,10 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
 
 def _kind(origin: str) -> str:
     """Of which stage a run is and how it ended; nothing where there is no such run."""
-    if not runs.exists(origin):
+    if not lookup.exists(origin):
         return ""
-    run_ = runs.get(origin)
-    return f" ({runs.tag(run_, 'stage') or 'of no stage'}, {run_.info.status})"
+    run_ = lookup.get(origin)
+    return f" ({lookup.tag(run_, 'stage') or 'of no stage'}, {run_.info.status})"
 
 
 def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attacked) -> None:
@@ -87,10 +87,10 @@ def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attac
     InputError
         The budget was found on another data set or representation.
     """
-    there, here = runs.get(record.run_id), attacked.tags()
-    ((_, digest, _),) = runs.inputs(record.run_id)
-    facts = {"data set": (runs.tag(there, "dataset"), here["dataset"])}
-    facts |= {"representation": (runs.tag(there, "representation"), here["representation"])}
+    there, here = lookup.get(record.run_id), attacked.tags()
+    ((_, digest, _),) = lookup.inputs(record.run_id)
+    facts = {"data set": (lookup.tag(there, "dataset"), here["dataset"])}
+    facts |= {"representation": (lookup.tag(there, "representation"), here["representation"])}
     facts |= {"data digest": (digest, attacked.store.data_digest[: len(digest)])}
     for name, (other, own) in facts.items():
         if other != own:
@@ -102,9 +102,9 @@ def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attac
 
 def _say_what_differs(attack: str, record: AttackRecord, attacked: Attacked) -> None:
     """Name a budget that was found under other conditions, or that missed its target where it was found."""
-    there, options = runs.get(record.run_id), attacked.options
+    there, options = lookup.get(record.run_id), attacked.options
     facts: dict[str, tuple[object, object]]
-    facts = {"image parameters (store digest)": (runs.tag(there, "store_digest"), attacked.store.digest)}
+    facts = {"image parameters (store digest)": (lookup.tag(there, "store_digest"), attacked.store.digest)}
     facts |= {"protocol": (record.protocol, options.protocol), "seed": (record.seed, options.seed)}
     if other := [f"{name} {found}, here {own}" for name, (found, own) in facts.items() if found != own]:
         logger.warning("%s: the budget of run %s is of other %s", attack, record.run_id, "; ".join(other))

@@ -15,7 +15,7 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 
 pytestmark = pytest.mark.slow
 NAME = "esc50-stft-resnet18"
@@ -81,7 +81,7 @@ def test_from_clips_to_a_champion_that_answers(place, few_clips):
     done("promote", *cell, "--rollback")
     champion = registry.by_alias(NAME, "champion")
     assert champion.version == "1"
-    fold = runs.get(champion.run_id)
+    fold = lookup.get(champion.run_id)
     assert fold.data.metrics["test_accuracy"] == pytest.approx(float(champion.tags["accuracy"]), abs=1e-4)
     assert fold.data.metrics["system/cpu_utilization_percentage"] >= 0
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")

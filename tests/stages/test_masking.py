@@ -6,7 +6,7 @@ import pytest
 
 from advtrack.attacks.sign import Sign
 from advtrack.stages.masking import black_box_sign, read_signs, write_signs
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 
 def rows(**columns):
@@ -43,7 +43,7 @@ def test_only_clips_with_the_same_target_are_held_against_each_other():
 def looked(signs):
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}, force=True) as stage:
         write_signs(stage, signs)
-    return runs.get(stage.run_id)
+    return lookup.get(stage.run_id)
 
 
 def test_a_sign_stands_in_the_tags_of_its_run_beside_its_numbers_and_comes_back(store):
@@ -52,8 +52,8 @@ def test_a_sign_stands_in_the_tags_of_its_run_beside_its_numbers_and_comes_back(
         "unbounded_fails": Sign(True, {"unbounded": 0.95}),
     }
     run = looked(signs)
-    assert runs.prefixed_tags(run, "masking.") == {"black_box_beats_white_box": "False", "unbounded_fails": "True"}
-    assert runs.tag(run, "masking_numbers.unbounded_fails") == '{"unbounded": 0.95}'
+    assert lookup.prefixed_tags(run, "masking.") == {"black_box_beats_white_box": "False", "unbounded_fails": "True"}
+    assert lookup.tag(run, "masking_numbers.unbounded_fails") == '{"unbounded": 0.95}'
     assert read_signs([run]) == signs
 
 
