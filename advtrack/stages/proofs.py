@@ -11,7 +11,7 @@ from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages import attack as searching
 from advtrack.stages import fold, masking
-from advtrack.stages.clips import sample_rows
+from advtrack.stages.sample_table import read_samples
 from advtrack.stages.searched import read_record
 from advtrack.stages.victims import plain_victim
 from advtrack.tracking import lookup
@@ -246,8 +246,8 @@ def _fooling_rate(
 
 def _fooling_rate_within(record: AttackRecord, bound: float) -> float:
     """The fooling rate that a search does not exclude within a bound, of the longest run."""
-    rows = sample_rows(record)
-    fooled = [float(row["fooled_at"]) <= bound or float(row["resisted_at"]) < bound for row in rows]
+    rows = read_samples(record.run_id, record.attack)
+    fooled = [row.fooled_at <= bound or row.resisted_at < bound for row in rows]
     return sum(fooled) / len(fooled)
 
 

@@ -15,7 +15,7 @@ from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
-from advtrack.stages.evidence import csv_text
+from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import find_victim
 from advtrack.tracking import lookup, runs
@@ -121,9 +121,7 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     rates = {"fooling_rate": success.mean(), "low": float(low), "high": float(high)}
     stage.metrics({f"{attack}/{name}": value for name, value in rates.items()})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
-    names = np.array(attacked.store.name)[struck.indices]
-    rows = [{"clip": name, "success": bool(fooled)} for name, fooled in zip(names, success, strict=True)]
-    stage.text(csv_text(rows), f"{attack}/samples.csv")
+    log_struck(stage, attack, np.array(attacked.store.name)[struck.indices], success)
     logger.info(
         "%s against %s: fooling rate %.3f (%.3f to %.3f) on %d clips, %s <= %.4g and %d iterations, those of run %s",
         attack, attacked.title, success.mean(), low, high, len(success), record.norm, record.bound, record.iterations,

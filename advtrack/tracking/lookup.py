@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -140,6 +142,17 @@ def read_artifact(run_id: str, path: str) -> bytes:
             f"the artifact {path} of run {run_id} is not in {redacted(place)}; put it back, or make the run again with "
             "--force"
         ) from error
+
+
+def read_csv(run_id: str, path: str) -> list[dict[str, str]]:
+    """The rows of an artifact that is a table, by column.
+
+    Raises
+    ------
+    InputError
+        The run does not have it.
+    """
+    return list(csv.DictReader(io.StringIO(read_artifact(run_id, path).decode())))
 
 
 def ui_address() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -83,6 +85,15 @@ class StageRun:
     def json(self, content: Any, path: str) -> None:
         """Log an artifact of plain values; numbers that JSON does not know become null."""
         self.text(json.dumps(_finite(content), indent=2, allow_nan=False), path)
+
+    def csv(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
+        """Log an artifact from the rows of a table; it has all columns of all rows."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.text(buffer.getvalue(), path)
 
     def data(self, content: bytes, path: str) -> None:
         """Log an artifact from its bytes."""

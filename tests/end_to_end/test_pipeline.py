@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data import clip
+from advtrack.stages.sample_table import read_samples
 from advtrack.tracking import lookup, registry
 from advtrack.training.fit import probabilities
 
@@ -68,10 +69,9 @@ def test_each_attack_leaves_a_study_a_result_and_a_per_sample_table(finished):
     attack = lookup.find({"stage": "attack", "training": "plain"})[0].info.run_id
     for name in TABLE_ATTACKS:
         result = json.loads(lookup.read_artifact(attack, f"{name}/result.json"))
-        lines = lookup.read_artifact(attack, f"{name}/samples.csv").decode().splitlines()
-        fooled = [line.split(",")[4] for line in lines[1:]]
+        fooled = [row.success for row in read_samples(attack, name)]
         assert result["samples"] == len(fooled)
-        assert result["fooling_rate"] == pytest.approx(fooled.count("True") / len(fooled))
+        assert result["fooling_rate"] == pytest.approx(sum(fooled) / len(fooled))
         assert result["target_reached"] == (result["fooling_rate"] >= 0.9)
 
 

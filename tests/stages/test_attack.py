@@ -1,7 +1,5 @@
 """What the attack stage decides by itself: how many are attacked, and which searches are the same."""
 
-import csv
-import io
 import json
 import math
 from dataclasses import replace
@@ -17,7 +15,6 @@ from advtrack.search.space import Budget, Search
 from advtrack.stages import attack as stage
 from advtrack.stages import searched
 from advtrack.stages.attacking import Attacking, sample_limit
-from advtrack.stages.evidence import csv_text
 from advtrack.tracking import lookup, runs
 
 
@@ -166,12 +163,3 @@ def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
     found = searched.read_record(run.run_id, "jsma")
     assert math.isnan(found.l2) and replace(found, l0=0, l2=0, linf=0) == replace(record, l0=0, l2=0, linf=0)
     json.loads(lookup.read_artifact(run.run_id, "jsma/result.json"), parse_constant=lambda name: 1 / 0)
-
-
-def test_a_table_has_all_columns_of_all_rows():
-    text = csv_text([{"a": 1, "b": 'say "x", y'}, {"a": 2, "c": 3}])
-    assert list(csv.DictReader(io.StringIO(text))) == [
-        {"a": "1", "b": 'say "x", y', "c": ""},
-        {"a": "2", "b": "", "c": "3"},
-    ]
-    assert "\r" not in text

@@ -14,6 +14,7 @@ from advtrack.search.space import longest_run
 from advtrack.stages import attack as searching
 from advtrack.stages import fold as training_code
 from advtrack.stages.promote import Promotion, run
+from advtrack.stages.sample_table import SampleRow, log_samples
 from advtrack.tracking import lookup, registry, runs
 
 NAME = "sounds-stft-alexnet"
@@ -22,8 +23,11 @@ RECORD = AttackRecord(
     "", "linf", True, 0.9, 0.95, 0.01, None, 10, {}, 0.008, 9.0, 0.5, 0.008, 40, 0, 0, 400, None, None, "", 1000,
     code_version=searching.CODE_VERSION,
 )  # fmt: skip
-# Per clip: from which bound on it is fooled, and up to which it resists.
-SAMPLES = 10 * [(0.005, 0.004), (0.01, 0.009), (0.02, 0.015), (math.inf, 0.3)]
+# They differ in the bounds from which on they are fooled, and up to which they resist.
+SAMPLES = 10 * [
+    SampleRow("clip", "recording", "dog", "", fooled < 1, 1, 9.0, 0.1, 0.01, fooled, resisted, 0.01)
+    for fooled, resisted in [(0.005, 0.004), (0.01, 0.009), (0.02, 0.015), (math.inf, 0.3)]
+]
 
 
 @pytest.fixture
@@ -66,8 +70,7 @@ def attacked(store):
             record = replace(RECORD, attack=attack, norm=ATTACKS[attack].norm, run_id=made, plain_run_id=plain_run)
             record = replace(record, **{"longest": longest_run(ATTACKS[attack]), **values})
             stage.json(vars(record), f"{attack}/result.json")
-            rows = "".join(f"{fooled},{resisted}\n" for fooled, resisted in SAMPLES)
-            stage.text(f"fooled_at,resisted_at\n{rows}", f"{attack}/samples.csv")
+            log_samples(stage, attack, SAMPLES)
         store.set_terminated(made)
         registry.tag(version, {f"attack.{attack}": made for attack in attacks})
         return made

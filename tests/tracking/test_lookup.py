@@ -45,6 +45,16 @@ def test_only_a_run_that_has_ended_well_is_finished(store):
     assert lookup.finished(finished()).info.run_id == broken.run_id  # continued
 
 
+def test_a_table_has_all_columns_of_all_rows(store):
+    with stage() as run:
+        run.csv([{"a": 1, "b": 'say "x", y'}, {"a": 2, "c": 3}], "table.csv")
+    assert lookup.read_csv(run.run_id, "table.csv") == [
+        {"a": "1", "b": 'say "x", y', "c": ""},
+        {"a": "2", "b": "", "c": "3"},
+    ]
+    assert b"\r" not in lookup.read_artifact(run.run_id, "table.csv")
+
+
 def test_an_artifact_that_is_gone_is_named_with_its_run_and_fails_the_run_that_needs_it(store, tmp_path):
     with stage() as run:
         run.text("a,b\n", "attack/table.csv")
