@@ -14,6 +14,7 @@ from advtrack.attacks.masking import TOLERATED, masking_signs
 from advtrack.attacks.sign import Sign
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages.attacking import Attacked
+from advtrack.stages.defaults import HARDENING
 from advtrack.stages.sample_table import SampleRow, read_samples
 from advtrack.stages.searched import find_records
 from advtrack.tracking import lookup, runs
@@ -23,7 +24,7 @@ logger = logging.getLogger("advtrack")
 #: Clips that are looked at.
 SAMPLES = 20
 # The bound of that look where no search tells one: that of adversarial training.
-_EPS = 8 / 255
+_EPS = HARDENING["eps"]
 # Tags of a run: whether a sign is there, and the numbers behind that.
 _THERE, _NUMBERS = "masking.", "masking_numbers."
 

@@ -12,7 +12,7 @@ from typing import Any
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data.splits import PAPER_FOLDS
 from advtrack.reporting.cells import Table
-from advtrack.stages.train import DEFAULTS
+from advtrack.stages.defaults import FOLDS, TRAINING
 from advtrack.tracking import lookup, registry
 
 
@@ -104,7 +104,7 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
     elif stage == "attack":
         kind, units = "attack", len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
-        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", DEFAULTS["epochs"]))
+        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", TRAINING["epochs"]))
     for names in levels:
         wanted = tags | {name: options[name] for name in names}
         alike = [run for run in history[kind] if all(lookup.tag(run, name) == value for name, value in wanted.items())]
@@ -116,14 +116,14 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
 
 def _folds(options: Mapping[str, str], history: Sequence[Any]) -> int:
     """How many folds a training has, over all repeats; of a publisher's as many as runs have shown."""
-    given, number = options.get("folds", "all"), PAPER_FOLDS
+    given, number = options.get("folds", FOLDS["folds"]), PAPER_FOLDS
     if given != "all":
         number = int(given) if given.isdigit() else len(given.split(","))
-    elif options.get("protocol", DEFAULTS["protocol"]) == "official":
+    elif options.get("protocol", TRAINING["protocol"]) == "official":
         wanted = {"dataset": options["dataset"], "protocol": "official"}
         alike = [run for run in history if all(lookup.tag(run, name) == value for name, value in wanted.items())]
         number = len({lookup.tag(run, "fold") for run in alike}) or PAPER_FOLDS
-    return number * int(options.get("repeats", 1))
+    return number * int(options.get("repeats", FOLDS["repeats"]))
 
 
 def _units(kind: str, run: Any) -> int:

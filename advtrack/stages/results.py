@@ -7,11 +7,12 @@ import logging
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.reporting.records import FoldRecord, Training, VictimRecord
 from advtrack.stages.clips import with_clips
+from advtrack.stages.defaults import TRAINING
 from advtrack.stages.fold import Fold
 from advtrack.stages.masking import read_signs
 from advtrack.stages.predictions import read_predictions
 from advtrack.stages.searched import find_records
-from advtrack.stages.train import DEFAULTS, read_folds
+from advtrack.stages.train import read_folds
 from advtrack.stages.victims import recipe
 from advtrack.tracking import lookup, registry
 
@@ -45,7 +46,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                settings={name: params[name] for name in DEFAULTS},
+                settings={name: params[name] for name in TRAINING},
                 attacks=attacks,
                 masking=read_signs(map(lookup.get, {record.run_id for record in attacks.values()})),
                 basis=_basis(version),
