@@ -18,6 +18,7 @@ from advtrack.cli.options import (
     DEVICE,
     FORCE,
     ONE_MODEL,
+    ONE_OR_ALL,
     ONE_REPRESENTATION,
     POSITIVE_RATE,
     PRECISION,
@@ -119,7 +120,9 @@ def adv_train(**options: Any) -> None:
 
 @cli.command()
 @together(DATASET_OR_AUTO, DATA_DIR, ONE_MODEL, ONE_REPRESENTATION, VICTIM)
-@click.option("--attack", "attack_name", type=choice(TABLE_ATTACKS, "all"), default="all", show_default=True)
+@click.option(
+    "--attack", "attack_name", type=choice(TABLE_ATTACKS, "all"), default="all", show_default=True, help=ONE_OR_ALL
+)
 @click.option(
     "--target-fooling-rate", type=POSITIVE_RATE, default=defaults.SEARCHING["target_fooling_rate"], show_default=True
 )
@@ -197,7 +200,9 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 @cli.command()
 @DATASET_OR_AUTO
 @DATA_DIR
-@click.option("--representation", type=choice(REPRESENTATIONS, "all"), default="all", show_default=True)
+@click.option(
+    "--representation", type=choice(REPRESENTATIONS, "all"), default="all", show_default=True, help=ONE_OR_ALL
+)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
 @click.option("--audio/--no-audio", default=True, help="Clips in the report can be played.  [default: audio]")
 @click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")

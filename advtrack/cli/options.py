@@ -63,11 +63,12 @@ FORCE = click.option("--force", is_flag=True, help="Redo what is already done.")
 FEATURES_RUN = click.option(
     "--features-run", default="", help="MLflow run that made the spectrograms; empty: the only one that fits."
 )
+ONE_OR_ALL = "One of them, or all."
 REPRESENTATION = click.option(
-    "--representation", type=choice(REPRESENTATIONS, "all"), default="stft", show_default=True
+    "--representation", type=choice(REPRESENTATIONS, "all"), default="stft", show_default=True, help=ONE_OR_ALL
 )
 ONE_REPRESENTATION = click.option("--representation", type=choice(REPRESENTATIONS), default="stft", show_default=True)
-MODEL = click.option("--model", type=choice(MODELS, "all"), default="alexnet", show_default=True)
+MODEL = click.option("--model", type=choice(MODELS, "all"), default="alexnet", show_default=True, help=ONE_OR_ALL)
 ONE_MODEL = click.option("--model", type=choice(MODELS), default="alexnet", show_default=True)
 VICTIM = click.option("--victim", default="standard", show_default=True, help="Alias or version number.")
 PRECISION = click.option(

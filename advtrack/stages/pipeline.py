@@ -131,11 +131,15 @@ def settings(options: Pipeline) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(text)
     if options.dataset:
         values["dataset"] = options.dataset
+    overridden: set[str] = set()
     for override in options.overrides.split():
         name, equals, value = override.partition("=")
         if not equals or name not in values or name == "dataset":
             known = ", ".join(sorted(set(values) - {"dataset"}))
             raise InputError(f"--overrides {override}: give NAME=VALUE, NAME one of {known}")
+        if name in overridden:
+            raise InputError(f"--overrides {override}: {name} is given twice; give it once")
+        overridden.add(name)
         values[name] = _typed(override, value, values[name])
     for name, known_names in (("models", MODELS), ("representations", REPRESENTATIONS), ("attacks", TABLE_ATTACKS)):
         listed = list(known_names) if values[name] == ["all"] else values[name]
