@@ -31,15 +31,16 @@ from advtrack.data import PROTOCOLS
 from advtrack.models import MODELS
 from advtrack.models.zoo import build
 from advtrack.representations.store import SpectrogramSet, open_store
+from advtrack.stages.defaults import HARDENING, TRAINING
 from advtrack.stages.device import choose_device
 from advtrack.stages.fold import chosen_folds, split_store, with_copies
-from advtrack.stages.train import DEFAULTS, default_lr
+from advtrack.stages.train import default_lr
 from advtrack.training import fit as training
 from advtrack.training.history import Epoch
 from advtrack.training.reading import Batches
 from advtrack.training.state import Checkpoint
 
-EPS = 8 / 255
+EPS = HARDENING["eps"]
 
 
 class Ready:
@@ -104,8 +105,8 @@ def seconds_per_epoch(
 
 def settings(arguments: argparse.Namespace, model: str, **changes: Any) -> training.Settings:
     """The platform's own, with what the options change."""
-    epochs = int(DEFAULTS["epochs"])
-    values = {"epochs": epochs, "patience": 0, "batch_size": 32, "lr": default_lr(model, "none"), "seed": 0}
+    values = {name: TRAINING[name] for name in ("epochs", "patience", "batch_size", "seed")}
+    values["lr"] = default_lr(model, "none")
     return training.Settings(**{**values, "precision": arguments.precision, **changes})
 
 

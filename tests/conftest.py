@@ -1,16 +1,20 @@
-"""What holds for every test; a real MLflow store in SQLite, copied from one made once; PostgreSQL; real audio."""
+"""What holds for every test; a real MLflow store in SQLite, copied from one made once; servers; real audio."""
 
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic, sleep
 
 import mlflow
 import pytest
+import requests
 import torch
 from mlflow.tracking import MlflowClient
 
@@ -70,16 +74,53 @@ def registered(store):
 
 
 @pytest.fixture(scope="session")
-def postgresql():
+def free_port():
+    """A port of this machine where nobody listens; another with each call."""
+
+    def probed():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return probed
+
+
+@pytest.fixture(scope="session")
+def serving(free_port):
+    """A context in which an ``mlflow`` command serves from a folder, and answers at a path; its address."""
+
+    @contextmanager
+    def served(*command, folder, answers_at, env=None):
+        port = free_port()
+        whole = [sys.executable, "-m", "mlflow", *command, "--host", "127.0.0.1", "--port", str(port)]
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(whole, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        address, until = f"http://127.0.0.1:{port}", monotonic() + 120
+        try:
+            while True:
+                try:
+                    requests.get(f"{address}{answers_at}", timeout=5).raise_for_status()
+                    break
+                except requests.RequestException:
+                    assert process.poll() is None and monotonic() < until, (folder / "log").read_text()
+                    sleep(0.2)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def postgresql(free_port):
     """A PostgreSQL server of its own; the address of its database."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("no PostgreSQL server is installed here (Debian's package is called postgresql)")
     as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="advtrack-pg-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     if as_postgres:
         shutil.chown(folder, "postgres")
 

@@ -15,10 +15,10 @@ from advtrack.cli.options import (
     DATA_DIR,
     DATASET,
     DATASET_OR_AUTO,
-    DEFAULT_STORAGE,
     DEVICE,
     FORCE,
     ONE_MODEL,
+    ONE_OR_ALL,
     ONE_REPRESENTATION,
     POSITIVE_RATE,
     PRECISION,
@@ -38,10 +38,10 @@ from advtrack.data import DATASETS
 from advtrack.errors import InputError, redacted
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
+from advtrack.stages import defaults
 from advtrack.tracking import UI_PORT
 
 PRESETS = ("demo", "esc10", "paper")
-DEFAULT_EPS = 8 / 255
 
 
 @cli.command()
@@ -93,9 +93,23 @@ def train(**options: Any) -> None:
 
 @cli.command("adv-train")
 @TRAINING
-@click.option("--eps", type=POSITIVE_RATE, default=DEFAULT_EPS, show_default=True, help="l-inf bound of FGSM.")
-@click.option("--alpha", type=POSITIVE_RATE, default=0.5, show_default=True, help="Weight of the clean term (Eq. 13).")
-@click.option("--random-eps", type=bool, default=False, show_default=True, help="Draw eps per batch, from 0 to --eps.")
+@click.option(
+    "--eps", type=POSITIVE_RATE, default=defaults.HARDENING["eps"], show_default=True, help="l-inf bound of FGSM."
+)
+@click.option(
+    "--alpha",
+    type=POSITIVE_RATE,
+    default=defaults.HARDENING["alpha"],
+    show_default=True,
+    help="Weight of the clean term (Eq. 13).",
+)
+@click.option(
+    "--random-eps",
+    type=bool,
+    default=defaults.HARDENING["random_eps"],
+    show_default=True,
+    help="Draw eps per batch, from 0 to --eps.",
+)
 @as_stage
 def adv_train(**options: Any) -> None:
     """Train the folds of a model adversarially, on FGSM examples (Eq. 13)."""
@@ -106,54 +120,68 @@ def adv_train(**options: Any) -> None:
 
 @cli.command()
 @together(DATASET_OR_AUTO, DATA_DIR, ONE_MODEL, ONE_REPRESENTATION, VICTIM)
-@click.option("--attack", "attack_name", type=choice(TABLE_ATTACKS, "all"), default="all", show_default=True)
-@click.option("--target-fooling-rate", type=POSITIVE_RATE, default=0.9, show_default=True)
+@click.option(
+    "--attack", "attack_name", type=choice(TABLE_ATTACKS, "all"), default="all", show_default=True, help=ONE_OR_ALL
+)
+@click.option(
+    "--target-fooling-rate", type=POSITIVE_RATE, default=defaults.SEARCHING["target_fooling_rate"], show_default=True
+)
 @click.option(
     "--samples",
-    default="0",
+    default=defaults.SEARCHING["samples"],
     show_default=True,
     help="Test clips attacked, as 30,pia=10; 0: all, but 30 for jsma and 10 for pia.",
 )
 @click.option(
     "--criterion",
     type=choice(("fooling_rate", "auc")),
-    default="fooling_rate",
+    default=defaults.SEARCHING["criterion"],
     show_default=True,
     help="What has to reach the target: the fooling rate, or the area under its curve up to the bound.",
 )
 @click.option(
-    "--tolerance", type=Number(0.001, 1), default=0.05, show_default=True, help="Of the perturbation bound, relative."
+    "--tolerance",
+    type=Number(0.001, 1),
+    default=defaults.SEARCHING["tolerance"],
+    show_default=True,
+    help="Of the perturbation bound, relative.",
 )
 @click.option(
     "--sampler",
     type=choice(("bounds", "tpe", "gp", "random")),
-    default="bounds",
+    default=defaults.SEARCHING["sampler"],
     show_default=True,
     help="Who proposes trials: what the samples have shown, or a sampler of Optuna.",
 )
 @click.option(
     "--protocol",
     type=choice(("test", "paper")),
-    default="test",
+    default=defaults.SEARCHING["protocol"],
     show_default=True,
     help="Strike test clips, or all clips in up to 50 shuffled batches of 100.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(1),
-    default=24,
+    default=defaults.SEARCHING["trials"],
     show_default=True,
     help="Trials per study, at most; for an area, in runs on all clips.",
 )
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes per search.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=defaults.ATTACKING["workers"],
+    show_default=True,
+    help="Processes per search.",
+)
 @click.option(
     "--budget-from",
-    default="",
+    default=defaults.ATTACKING["budget_from"],
     help="An attack run, or alias or version of a victim: try its budgets on --victim instead of searching.",
 )
 @click.option(
     "--max-iter",
-    default="0",
+    default=defaults.SEARCHING["max_iter"],
     show_default=True,
     help="Cap on iterations, 0 for each attack's own; with exceptions by attack.",
 )
@@ -172,7 +200,9 @@ def attack(attack_name: str, data_dir: str, **options: Any) -> None:
 @cli.command()
 @DATASET_OR_AUTO
 @DATA_DIR
-@click.option("--representation", type=choice(REPRESENTATIONS, "all"), default="all", show_default=True)
+@click.option(
+    "--representation", type=choice(REPRESENTATIONS, "all"), default="all", show_default=True, help=ONE_OR_ALL
+)
 @click.option("--models", default="all", show_default=True, help="Names with commas between, or all.")
 @click.option("--audio/--no-audio", default=True, help="Clips in the report can be played.  [default: audio]")
 @click.option("--plan", is_flag=True, help="Only print the commands that fill open cells, and how long they take.")
@@ -287,7 +317,7 @@ def main(**options: Any) -> None:
     finished = run(pipeline, values)
     click.echo("\n" + "\n".join(finished.tables))
     click.echo(f"Report:            {finished.report}")
-    storage = "" if options["storage"] == DEFAULT_STORAGE else f" --storage {redacted(options['storage'])}"
+    storage = "" if options["storage"] == defaults.STORAGE else f" --storage {redacted(options['storage'])}"
     click.echo(f"Dashboards:        {_tool('advtrack')} dashboard{storage}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -15,8 +16,24 @@ from advtrack import __version__
 from advtrack.errors import InputError
 
 
+class _Command(click.Command):
+    """An option that is given more than once is an error: click takes the last and says nothing of the others."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(given)
+        for option, count in Counter(order).items():
+            if isinstance(option, click.Option) and count > 1:
+                about = f": {option.help}" if option.help else ""
+                raise click.UsageError(f"{option.opts[0]} is given {count} times; give it once{about}", ctx)
+        return rest
+
+
 class _Plain(click.Group):
     """Bad input and bad usage end in one line and exit status 2; tracebacks only with --debug."""
+
+    command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
         from advtrack.processes import Terminated

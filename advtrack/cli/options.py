@@ -11,8 +11,7 @@ import click
 from advtrack.data import DATASETS, PROTOCOLS
 from advtrack.models import MODELS
 from advtrack.representations import REPRESENTATIONS
-
-DEFAULT_STORAGE = "sqlite:///optuna.db"
+from advtrack.stages import defaults
 
 
 def choice(names: tuple[str, ...], *extra: str) -> click.Choice:
@@ -55,8 +54,8 @@ DATASET_OR_AUTO = click.option(
     help="auto: the one with a registered model.",
 )
 DATA_DIR = click.option("--data-dir", default="", help="Folder of the data set's release, read by features and main.")
-SEED = click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
-DEVICE = click.option("--device", type=choice(("auto", "cpu", "cuda")), default="auto", show_default=True)
+SEED = click.option("--seed", type=click.IntRange(0, 2**31), default=defaults.SEED, show_default=True)
+DEVICE = click.option("--device", type=choice(("auto", "cpu", "cuda")), default=defaults.DEVICE, show_default=True)
 WORK_DIR = click.option(
     "--work-dir", default="work", show_default=True, help="Where stores, unfinished training and the report go."
 )
@@ -64,21 +63,22 @@ FORCE = click.option("--force", is_flag=True, help="Redo what is already done.")
 FEATURES_RUN = click.option(
     "--features-run", default="", help="MLflow run that made the spectrograms; empty: the only one that fits."
 )
+ONE_OR_ALL = "One of them, or all."
 REPRESENTATION = click.option(
-    "--representation", type=choice(REPRESENTATIONS, "all"), default="stft", show_default=True
+    "--representation", type=choice(REPRESENTATIONS, "all"), default="stft", show_default=True, help=ONE_OR_ALL
 )
 ONE_REPRESENTATION = click.option("--representation", type=choice(REPRESENTATIONS), default="stft", show_default=True)
-MODEL = click.option("--model", type=choice(MODELS, "all"), default="alexnet", show_default=True)
+MODEL = click.option("--model", type=choice(MODELS, "all"), default="alexnet", show_default=True, help=ONE_OR_ALL)
 ONE_MODEL = click.option("--model", type=choice(MODELS), default="alexnet", show_default=True)
 VICTIM = click.option("--victim", default="standard", show_default=True, help="Alias or version number.")
 PRECISION = click.option(
     "--precision",
     type=choice(("fp32", "bf16")),
-    default="fp32",
+    default=defaults.PRECISION,
     show_default=True,
     help="Of the passes; bf16 is fast on GPUs and on CPUs with AMX. An attack's successes are proven in fp32.",
 )
-STORAGE = click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Optuna storage of the studies.")
+STORAGE = click.option("--storage", default=defaults.STORAGE, show_default=True, help="Optuna storage of the studies.")
 
 
 def switch(name: str, help: str) -> Callable[[Any], Any]:
@@ -103,53 +103,61 @@ TRAINING = together(
     FEATURES_RUN,
     click.option(
         "--weights",
-        default="none",
+        default=defaults.TRAINING["weights"],
         show_default=True,
         help="imagenet, none or a file; with exceptions by model, as imagenet,resnet56=none.",
     ),
     click.option(
         "--protocol",
         type=choice(PROTOCOLS),
-        default="paper",
+        default=defaults.TRAINING["protocol"],
         show_default=True,
         help="30% test and five folds in the rest, or the publisher's folds as test sets.",
     ),
-    click.option("--folds", type=Folds(), default="all", show_default=True, help="How many, or which, as fold1,fold3."),
+    click.option(
+        "--folds",
+        type=Folds(),
+        default=defaults.FOLDS["folds"],
+        show_default=True,
+        help="How many, or which, as fold1,fold3.",
+    ),
     click.option(
         "--repeats",
         type=click.IntRange(1),
-        default=1,
+        default=defaults.FOLDS["repeats"],
         show_default=True,
         help="Of all folds, each with a seed of its own: --seed and those after it.",
     ),
-    click.option("--epochs", type=click.IntRange(1), default=40, show_default=True),
+    click.option("--epochs", type=click.IntRange(1), default=defaults.TRAINING["epochs"], show_default=True),
     click.option(
         "--patience",
         type=click.IntRange(0),
-        default=0,
+        default=defaults.TRAINING["patience"],
         show_default=True,
         help="Epochs without improvement before a fold stops; 0: the best epoch of all counts.",
     ),
-    click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True),
-    click.option("--lr", type=Number(0), default=0.0, show_default=True, help="Peak; 0: the model's own."),
+    click.option("--batch-size", type=click.IntRange(2), default=defaults.TRAINING["batch_size"], show_default=True),
+    click.option(
+        "--lr", type=Number(0), default=defaults.TRAINING["lr"], show_default=True, help="Peak; 0: the model's own."
+    ),
     click.option(
         "--schedule",
         type=choice(("one_cycle", "cosine")),
-        default="one_cycle",
+        default=defaults.TRAINING["schedule"],
         show_default=True,
         help="Of the learning rate: up and down, or down.",
     ),
     click.option(
         "--freeze-epochs",
         type=click.IntRange(0),
-        default=0,
+        default=defaults.TRAINING["freeze_epochs"],
         show_default=True,
         help="First epochs that train the head alone, with pretrained weights.",
     ),
     click.option(
         "--augmentation",
         type=choice(("all", "roll", "none")),
-        default="all",
+        default=defaults.TRAINING["augmentation"],
         show_default=True,
         help="Time roll with masks and mixup, time roll alone, or none.",
     ),

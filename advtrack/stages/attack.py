@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from advtrack.search.study import publish, search_budget, transferred_success
 from advtrack.stages import masking
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.clips import perturbation_ratios
+from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.evidence import log_search
 from advtrack.stages.searched import KEY, log_record, plain_records, read_record, say
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
 CODE_VERSION = 13
-DEFAULT_TRIALS = 24
 
 
 def run(options: Attacking) -> str:
@@ -99,11 +99,9 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
 def _command(attacked: Attacked, attack: str) -> str:
     """The command that makes one of the searches; a password in the storage's address is not published with it."""
     values = {**asdict(attacked.options), "attack": attack, "storage": redacted(attacked.options.storage)}
-    own = {field.name: field.default for field in fields(Attacking)} | {"trials": DEFAULT_TRIALS, "seed": 0}
-    own |= {"target_fooling_rate": 0.9, "samples": "0", "max_iter": "0", "device": "auto", "force": values["force"]}
-    own |= {"storage": "sqlite:///optuna.db"}
-    values.pop("attacks")
-    given = {name: value for name, value in values.items() if value != own.get(name, MISSING)}
+    usual = SEARCHING | ATTACKING
+    del values["attacks"], values["force"]
+    given = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
     return "advtrack attack" + "".join(f" --{n.replace('_', '-')} {shlex.quote(str(v))}" for n, v in given.items())
 
 
@@ -125,7 +123,7 @@ def _attack_key(options: Attacking, attack: str, victim: Victim, plain: AttackRe
 
 def _earlier(attack: str, key: str) -> AttackRecord | None:
     """The same search finished in an earlier, perhaps interrupted, run."""
-    for run_ in runs.find({f"{KEY}{attack}": key}):
+    for run_ in lookup.find({f"{KEY}{attack}": key}):
         logger.info("%s: already searched, reusing run %s", attack, run_.info.run_id)
         return read_record(run_.info.run_id, attack)
     return None

@@ -18,6 +18,7 @@ from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Search
 from advtrack.search.study import Storage, open_storage
 from advtrack.stages.by_name import whole_number_for
+from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
@@ -46,13 +47,13 @@ class Attacking:
     storage: str
     seed: int
     device: str
-    precision: Precision = "fp32"
-    criterion: CriterionName = "fooling_rate"
-    tolerance: float = 0.05
-    sampler: SamplerName = "bounds"
-    protocol: Protocol = "test"
-    workers: int = 1
-    budget_from: str = ""
+    precision: Precision = SEARCHING["precision"]
+    criterion: CriterionName = SEARCHING["criterion"]
+    tolerance: float = SEARCHING["tolerance"]
+    sampler: SamplerName = SEARCHING["sampler"]
+    protocol: Protocol = SEARCHING["protocol"]
+    workers: int = ATTACKING["workers"]
+    budget_from: str = ATTACKING["budget_from"]
     force: bool = False
 
 

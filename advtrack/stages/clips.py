@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import replace
 
 from advtrack.reporting.estimates import mean_ratio, no_ratio_because, over_struck
 from advtrack.reporting.records import AttackRecord, StruckClips
 from advtrack.search.space import NORMS
-from advtrack.tracking import runs
-
-
-def sample_rows(record: AttackRecord) -> list[dict[str, str]]:
-    """The table of the samples that a search struck."""
-    content = runs.read_artifact(record.run_id, f"{record.attack}/samples.csv").decode()
-    return list(csv.DictReader(io.StringIO(content)))
+from advtrack.stages.sample_table import read_samples
 
 
 def with_clips(record: AttackRecord) -> AttackRecord:
     """The record with what its search showed clip by clip."""
-    rows = sample_rows(record)
+    rows = read_samples(record.run_id, record.attack)
     clips = StruckClips(
-        names=tuple(row["clip"] for row in rows),
-        recordings=tuple(row["source"] for row in rows),
-        success=tuple(row["success"] == "True" for row in rows),
-        perturbation=tuple(float(row["perturbation"]) for row in rows),
-        fooled_at=tuple(float(row["fooled_at"]) for row in rows),
-        resisted_at=tuple(float(row["resisted_at"]) for row in rows),
-        under_plain=tuple(row["under_plain"] == "True" for row in rows if "under_plain" in row),
-        first_success=tuple(int(row["first_success"]) for row in rows),
+        names=tuple(row.clip for row in rows),
+        recordings=tuple(row.source for row in rows),
+        success=tuple(row.success for row in rows),
+        perturbation=tuple(row.perturbation for row in rows),
+        fooled_at=tuple(row.fooled_at for row in rows),
+        resisted_at=tuple(row.resisted_at for row in rows),
+        under_plain=tuple(row.under_plain for row in rows if row.under_plain is not None),
+        first_success=tuple(row.first_success for row in rows),
     )
     return replace(record, clips=clips)
 
@@ -57,5 +49,5 @@ def _in_norm(record: AttackRecord, norm: str) -> AttackRecord:
     assert record.clips
     if norm == record.norm:
         return record
-    values = tuple(float(row[norm]) for row in sample_rows(record))
+    values = tuple(getattr(row, norm) for row in read_samples(record.run_id, record.attack))
     return replace(record, clips=replace(record.clips, perturbation=values))

@@ -21,7 +21,7 @@ from advtrack.stages.filling import filling_command
 from advtrack.stages.pictures import pictures, shown_examples, sounds
 from advtrack.stages.plan import Step, steps
 from advtrack.stages.results import victims
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 CODE_VERSION = 4
 
@@ -69,17 +69,17 @@ def run(options: Comparison) -> tuple[str, Path]:
         report = Path(options.work_dir).absolute() / "report.html"
         if stage.reused:
             report.parent.mkdir(parents=True, exist_ok=True)
-            report.write_bytes(runs.read_artifact(stage.run_id, "report.html"))
+            report.write_bytes(lookup.read_artifact(stage.run_id, "report.html"))
             return stage.run_id, report
         findings = _findings(options, datasets, records)
         for table in findings.tables:
             stage.text(to_markdown(table), f"{table.name}.md")
             stage.text(to_csv(table), f"{table.name}.csv")
             stage.text(to_latex(table), f"{table.name}.tex")
-            stage.text(to_html(table, runs.address), f"{table.name}.html")
+            stage.text(to_html(table, lookup.address), f"{table.name}.html")
         stage.json([asdict(claim) for claim in findings.claims], "claims.json")
         stage.metrics(_metrics(findings))
-        for data in sorted({data for record in records for data in runs.inputs(record.run_id)}):
+        for data in sorted({data for record in records for data in lookup.inputs(record.run_id)}):
             stage.dataset(*data)
         stage.tags({"lineage": ",".join(sorted(_lineage(records)))[:5000]})
         shown = shown_examples(records)
@@ -89,7 +89,7 @@ def run(options: Comparison) -> tuple[str, Path]:
             stage.data(picture.svg, f"figures/{picture.name}.svg")
         played = sounds(records, shown) if options.audio else {}
         html = html_report(
-            findings, drawn, gallery(shown, played), _runs_table(records), _facts(), runs.address, stage.run_id
+            findings, drawn, gallery(shown, played), _runs_table(records), _facts(), lookup.address, stage.run_id
         )
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(html, encoding="utf-8")
@@ -105,7 +105,7 @@ def plan(options: Comparison) -> list[Step]:
 
 def read_tables(run_id: str) -> list[str]:
     """Tables I to III of a comparison run, as Markdown."""
-    return [runs.read_artifact(run_id, f"table_{number}.md").decode() for number in ("I", "II", "III")]
+    return [lookup.read_artifact(run_id, f"table_{number}.md").decode() for number in ("I", "II", "III")]
 
 
 def _records(options: Comparison) -> tuple[list[str], list[VictimRecord]]:
@@ -184,7 +184,7 @@ def _runs_table(records: Sequence[VictimRecord]) -> Table:
 def _facts() -> dict[str, str]:
     return {
         "Program": f"advtrack {__version__}",
-        "Links": f"Small numbers lead to MLflow runs at {runs.ui_address()}; advtrack dashboard serves them "
+        "Links": f"Small numbers lead to MLflow runs at {lookup.ui_address()}; advtrack dashboard serves them "
         "where no tracking server does. MLflow's own viewer of artifacts does not follow them: open the file itself.",
     }
 

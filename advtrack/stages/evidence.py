@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -18,6 +13,7 @@ from advtrack.representations.store import SpectrogramSet
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Search
 from advtrack.search.study import strike_within
+from advtrack.stages.sample_table import SampleRow, log_samples
 from advtrack.stages.samples import Struck
 from advtrack.tracking import runs
 
@@ -39,13 +35,13 @@ def log_search(
     attack = result.attack
     for step, trial in enumerate(result.trials):
         stage.metrics({f"{attack}/trial_{k}": trial[k] for k in ("bound", "fooling_rate", "iterations")}, step)
-    stage.text(csv_text(result.trials), f"{attack}/trials.csv")
+    stage.csv(result.trials, f"{attack}/trials.csv")
     names = ("bound", "fooling_rate", "fooling_rate_at_most")
-    stage.text(csv_text([dict(zip(names, point, strict=True)) for point in result.curve()]), f"{attack}/curve.csv")
+    stage.csv([dict(zip(names, point, strict=True)) for point in result.curve()], f"{attack}/curve.csv")
     front = [{"bound": bound, "iterations": iterations} for bound, iterations in result.front]
-    stage.text(csv_text(front), f"{attack}/front.csv")
+    stage.csv(front, f"{attack}/front.csv")
     stage.json(result.norm_quantiles(), f"{attack}/norms.json")
-    stage.text(csv_text(_samples(result, struck, store, search, under_plain)), f"{attack}/samples.csv")
+    log_samples(stage, attack, _samples(result, struck, store, search, under_plain))
     stage.tags({f"{attack}.study": result.study_name})
     examples = _examples(result, shown, store, victim, search)
     stage.data(pack(examples), f"{attack}/examples.npz")
@@ -58,34 +54,24 @@ def log_search(
     return pictures
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with all columns of all rows."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
 def _samples(
     result: BudgetResult, struck: Struck, store: SpectrogramSet, search: Search, under_plain: np.ndarray | None
-) -> list[dict[str, Any]]:
+) -> list[SampleRow]:
     counted = np.where(result.success, result.norms[result.norm], result.failures_count_as)
     return [
-        {
-            "clip": store.name[index],
-            "source": store.source[index],
-            "class": store.classes[store.y[index]],
-            "target": store.classes[int(struck.samples.target[i])] if search.spec.targets else "",
-            "success": bool(result.success[i]),
-            "first_success": int(result.first_success[i]),
+        SampleRow(
+            clip=str(store.name[index]),
+            source=str(store.source[index]),
+            true_class=store.classes[store.y[index]],
+            target_class=store.classes[int(struck.samples.target[i])] if search.spec.targets else "",
+            success=bool(result.success[i]),
+            first_success=int(result.first_success[i]),
             **{name: float(values[i]) for name, values in result.norms.items()},
-            "fooled_at": float(result.fooled_at[i]),
-            "resisted_at": float(result.resisted_at[i]),
-            "perturbation": float(counted[i]),
-            **({} if under_plain is None else {"under_plain": bool(under_plain[i])}),
-        }
+            fooled_at=float(result.fooled_at[i]),
+            resisted_at=float(result.resisted_at[i]),
+            perturbation=float(counted[i]),
+            under_plain=None if under_plain is None else bool(under_plain[i]),
+        )
         for i, index in enumerate(struck.indices)
     ]
 

@@ -16,7 +16,7 @@ from advtrack.reporting.figures.classes import class_figure
 from advtrack.representations.extract import extract
 from advtrack.representations.image import ImageSettings
 from advtrack.representations.store import MANIFEST, SpectrogramSet, intact, open_store
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -115,22 +115,22 @@ def stores(dataset: str, representation: str, like: str = "") -> list[Made]:
     of images of the same kind.
     """
     tags = {"stage": "features", "dataset": dataset}
-    found = runs.find(tags, status="FINISHED")
-    if other := next((run for run in found if like and runs.tag(run, "store_digest") == like), None):
+    found = lookup.find(tags, status="FINISHED")
+    if other := next((run for run in found if like and lookup.tag(run, "store_digest") == like), None):
         found = sorted(found, key=lambda run: _likeness(run, other), reverse=True)  # stable, even so
     newest: dict[str, Made] = {}
     for one in found:
-        made = Made(one.info.run_id, runs.tag(one, "store_digest") or "", Path(runs.tag(one, "store") or ""))
-        if runs.tag(one, "representation") == representation and (made.folder / MANIFEST).exists():
+        made = Made(one.info.run_id, lookup.tag(one, "store_digest") or "", Path(lookup.tag(one, "store") or ""))
+        if lookup.tag(one, "representation") == representation and (made.folder / MANIFEST).exists():
             newest.setdefault(made.digest, made)
     return list(newest.values())
 
 
-def _likeness(run: runs.Run, other: runs.Run) -> tuple[bool, int]:
+def _likeness(run: lookup.Run, other: lookup.Run) -> tuple[bool, int]:
     """Whether two runs read the same clips, and how many options of the images they share."""
     options = ("height", "width", "augment", "top_db", "reference_db")
-    theirs, others = runs.params(run), runs.params(other)
-    same_clips = runs.tag(run, "data_digest") == runs.tag(other, "data_digest")
+    theirs, others = lookup.params(run), lookup.params(other)
+    same_clips = lookup.tag(run, "data_digest") == lookup.tag(other, "data_digest")
     return same_clips, sum(theirs.get(name) == others.get(name) for name in options)
 
 
@@ -156,8 +156,10 @@ def find_store(
     found = stores(dataset, representation)
     wanted = store_digest
     if features_run:
-        meant = runs.find({"stage": "features", "dataset": dataset, "representation": representation})
-        wanted = next((runs.tag(one, "store_digest") or "" for one in meant if one.info.run_id == features_run), "none")
+        meant = lookup.find({"stage": "features", "dataset": dataset, "representation": representation})
+        wanted = next(
+            (lookup.tag(one, "store_digest") or "" for one in meant if one.info.run_id == features_run), "none"
+        )
     if wanted:
         found = [one for one in found if one.digest == wanted]
     if not found:
@@ -178,11 +180,11 @@ def features_command(dataset: str, representation: str, store_digest: str = "") 
     """The command that makes a store: the one of this digest again, or one like the newest of the data set."""
     command = f"advtrack features --dataset {dataset} --representation {representation}"
     tags = {"stage": "features", "dataset": dataset} | ({"store_digest": store_digest} if store_digest else {})
-    like = runs.find(tags, status="FINISHED")
+    like = lookup.find(tags, status="FINISHED")
     if not like:
         return command + ("" if dataset == "synthetic" else " --data-dir FOLDER")
     defaults = {"data_dir": "", "height": "224", "width": "224", "augment": "False", "top_db": "80.0", "seed": "0"}
-    given = runs.params(like[0])
+    given = lookup.params(like[0])
     for name, default in {**defaults, "skip_bad": "False", "work_dir": "work"}.items():
         value = given.get(name, default)
         if value != default:
@@ -243,8 +245,8 @@ def _extract(
 
 def _intact(key: dict[str, Any]) -> bool:
     """Whether the store that an equal run left is still as it was written; True if there is none."""
-    equal = runs.find({"resume_key": runs.resume_key("features", CODE_VERSION, key)}, status="FINISHED")
-    return not equal or intact(runs.tag(equal[0], "store") or "")
+    equal = lookup.find({"resume_key": runs.resume_key("features", CODE_VERSION, key)}, status="FINISHED")
+    return not equal or intact(lookup.tag(equal[0], "store") or "")
 
 
 def _one_of_each(store: SpectrogramSet) -> tuple[list, list[str]]:

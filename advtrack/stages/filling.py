@@ -12,17 +12,15 @@ from advtrack.models.zoo import check_weights
 from advtrack.reporting.belonging import belonging
 from advtrack.reporting.pairs import FillingCommand
 from advtrack.reporting.records import Training, VictimRecord
-from advtrack.stages.train import DEFAULTS, default_lr
+from advtrack.stages.defaults import FOLDS, HARDENING, SEARCHING, TRAINING
+from advtrack.stages.train import default_lr
 from advtrack.stages.victims import in_doubt, training_command
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 
-#: Options that make two results comparable, with the values they have unless told otherwise.
-_TRAINING = {"folds": "all", "repeats": "1", **DEFAULTS}
-_HARDENING = {"eps": str(8 / 255), "alpha": "0.5", "random_eps": "False"}
-_SEARCHING = {
-    "seed": "0", "target_fooling_rate": "0.9", "criterion": "fooling_rate", "protocol": "test", "samples": "0",
-    "max_iter": "0", "trials": "24", "tolerance": "0.05", "sampler": "bounds", "precision": "fp32",
-}  # fmt: skip
+# Options that make two results comparable, with the values they have unless told otherwise, as runs record them.
+_TRAINING, _HARDENING, _SEARCHING = (
+    {name: str(value) for name, value in options.items()} for options in (FOLDS | TRAINING, HARDENING, SEARCHING)
+)
 
 
 def filling_command(records: Sequence[VictimRecord]) -> FillingCommand:
@@ -63,7 +61,7 @@ def _training(cell: tuple[str, str, str], training: Training, near: Sequence[Vic
     robust = next((record for record in near if record.training == "adversarial"), None)
     if training == "adversarial" and robust:
         options += _differing(_HARDENING, _given(robust.run_id, _HARDENING))
-    store = runs.tag(runs.get(plain.run_id), "store_digest") or ""
+    store = lookup.tag(lookup.get(plain.run_id), "store_digest") or ""
     return training_command(*cell, training, options, like=store)
 
 
@@ -104,7 +102,7 @@ def _weights_for(model: str, weights: str) -> str:
 
 def _given(run_id: str, defaults: Mapping[str, str]) -> dict[str, str]:
     """The options that a run was given."""
-    params = runs.params(runs.get(run_id))
+    params = lookup.params(lookup.get(run_id))
     return {name: params[name] for name in defaults}
 
 

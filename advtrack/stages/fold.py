@@ -22,7 +22,7 @@ from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.alone import alone
 from advtrack.stages.predictions import log_predictions, pooled
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 from advtrack.tracking.flavor import log_victim
 from advtrack.training.fit import Settings, fit, probabilities
 from advtrack.training.history import Epoch, overfitted_since
@@ -124,7 +124,7 @@ def trained_fold(task: Task, repeat: int, fold: int, stage: runs.StageRun) -> Fo
             if registered is None:
                 registered = _train(task, repeat, fold, child, state)
             child.tags({"version": registered.version})
-            found = _as_logged(runs.get(child.run_id), repeat, fold, registered.version)
+            found = _as_logged(lookup.get(child.run_id), repeat, fold, registered.version)
         state.unlink(missing_ok=True)
         return found
 
@@ -234,14 +234,14 @@ def with_copies(store: SpectrogramSet, indices: np.ndarray) -> np.ndarray:
 
 def _finished(task: Task, repeat: int, fold: int, key: str) -> Fold | None:
     """The fold of this key that was trained and registered before, if its version is still there."""
-    for found in runs.find({"fold_key": key}, status="FINISHED"):
-        version = runs.tag(found, "version")
+    for found in lookup.find({"fold_key": key}, status="FINISHED"):
+        version = lookup.tag(found, "version")
         if version and registry.version(task.name, version):
             return _as_logged(found, repeat, fold, version)
     return None
 
 
-def _as_logged(run: runs.Run, repeat: int, fold: int, version: str) -> Fold:
+def _as_logged(run: lookup.Run, repeat: int, fold: int, version: str) -> Fold:
     """A fold with its accuracies as MLflow has them, rounded, be it trained now or reused."""
     names = ("test_accuracy", "test_macro_f1", "best_stop_accuracy")
     return Fold(repeat, fold, run.info.run_id, version, *(run.data.metrics[name] for name in names))

@@ -22,7 +22,7 @@ from advtrack.reporting.figures.training import Epochs, training_figure
 from advtrack.reporting.gallery import Shown, clips_of
 from advtrack.reporting.records import VictimRecord
 from advtrack.reporting.sound import Sound, to_mp3
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 
 # A process takes a second to start, and draws two or three figures in that time.
 _FIGURES_A_PROCESS = 5
@@ -33,7 +33,7 @@ def shown_examples(records: Sequence[VictimRecord]) -> list[Shown]:
 
     def kept(record: VictimRecord) -> dict[str, list[Example]]:
         return {
-            name: unpack(runs.read_artifact(attack.run_id, f"{name}/examples.npz"))
+            name: unpack(lookup.read_artifact(attack.run_id, f"{name}/examples.npz"))
             for name, attack in record.attacks.items()
         }
 
@@ -64,8 +64,8 @@ def sounds(records: Sequence[VictimRecord], shown: Sequence[Shown]) -> dict[tupl
     """The clips of the gallery by data set and name, as far as they still lie where they were read."""
     found = {}
     for dataset in dict.fromkeys(one.victim.dataset for one in shown):
-        training = runs.get(next(record.run_id for record in records if record.dataset == dataset))
-        ((_, _, folder),) = runs.inputs(runs.tag(training, "features_run") or "")
+        training = lookup.get(next(record.run_id for record in records if record.dataset == dataset))
+        ((_, _, folder),) = lookup.inputs(lookup.tag(training, "features_run") or "")
         for clip in clips_of(shown, dataset):
             if file := find_clip(Path(folder), clip):
                 found[dataset, clip] = Sound(to_mp3(*decode(file)), credit(dataset, file))
@@ -94,7 +94,7 @@ def _overview(dataset: str, shown: Sequence[Shown]) -> partial[Picture] | None:
 def _epochs(record: VictimRecord) -> Epochs:
     """How the training of the attacked fold went."""
     run_id = next(fold.run_id for fold in record.folds if fold.fold == record.fold)
-    return {name: runs.history(run_id, name) for name in ("train_loss", "stop_loss", "stop_accuracy")}
+    return {name: lookup.history(run_id, name) for name in ("train_loss", "stop_loss", "stop_accuracy")}
 
 
 def _drawn(jobs: Sequence[Callable[[], Picture | None]]) -> list[Picture | None]:

@@ -25,7 +25,7 @@ from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.device import choose_device
 from advtrack.stages.train import weights_of
 from advtrack.stages.victims import find_victim
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -111,9 +111,9 @@ def run(options: Pipeline, values: Mapping[str, Any]) -> Finished:
                 force=options.force,
             )
         )
-        for data in sorted({data for one in done for data in runs.inputs(one)}):
+        for data in sorted({data for one in done for data in lookup.inputs(one)}):
             stage.dataset(*data)
-        stage.metrics(runs.get(run_id).data.metrics)
+        stage.metrics(lookup.get(run_id).data.metrics)
         stage.tags({"lineage": ",".join([*done, run_id])})
         stage.text(json.dumps(dict(values), indent=2), "preset.json")
         return Finished(compare.read_tables(run_id), report)
@@ -131,11 +131,15 @@ def settings(options: Pipeline) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(text)
     if options.dataset:
         values["dataset"] = options.dataset
+    overridden: set[str] = set()
     for override in options.overrides.split():
         name, equals, value = override.partition("=")
         if not equals or name not in values or name == "dataset":
             known = ", ".join(sorted(set(values) - {"dataset"}))
             raise InputError(f"--overrides {override}: give NAME=VALUE, NAME one of {known}")
+        if name in overridden:
+            raise InputError(f"--overrides {override}: {name} is given twice; give it once")
+        overridden.add(name)
         values[name] = _typed(override, value, values[name])
     for name, known_names in (("models", MODELS), ("representations", REPRESENTATIONS), ("attacks", TABLE_ATTACKS)):
         listed = list(known_names) if values[name] == ["all"] else values[name]

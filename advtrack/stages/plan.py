@@ -12,8 +12,8 @@ from typing import Any
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data.splits import PAPER_FOLDS
 from advtrack.reporting.cells import Table
-from advtrack.stages.train import DEFAULTS
-from advtrack.tracking import registry, runs
+from advtrack.stages.defaults import FOLDS, TRAINING
+from advtrack.tracking import lookup, registry
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def steps(tables: Iterable[Table]) -> list[Step]:
                     for single in command.split(" && "):
                         waiting.setdefault(single, []).append(f"{table.name}: {table.place(line, i)}")
     # All runs at once, not a look-up per command.
-    history = {stage: runs.find({"stage": stage}, status="FINISHED") for stage in ("features", "fold", "attack")}
+    history = {stage: lookup.find({"stage": stage}, status="FINISHED") for stage in ("features", "fold", "attack")}
     return [
         Step(command, tuple(dict.fromkeys(waiting[command])), *_estimate(command, history))
         for command in sorted(waiting, key=_turn)  # stable: otherwise as the tables come
@@ -104,11 +104,11 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
     elif stage == "attack":
         kind, units = "attack", len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
-        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", DEFAULTS["epochs"]))
+        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", TRAINING["epochs"]))
     for names in levels:
         wanted = tags | {name: options[name] for name in names}
-        alike = [run for run in history[kind] if all(runs.tag(run, name) == value for name, value in wanted.items())]
-        if pace := [runs.seconds(run) / count for run in alike if (count := _units(kind, run))]:
+        alike = [run for run in history[kind] if all(lookup.tag(run, name) == value for name, value in wanted.items())]
+        if pace := [lookup.seconds(run) / count for run in alike if (count := _units(kind, run))]:
             noun = "run" if len(pace) == 1 else "runs"
             return statistics.median(pace) * units, f"by {len(pace)} {kind} {noun} of {', '.join(wanted.values())}"
     return None, f"no {kind} run like it was made"
@@ -116,14 +116,14 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
 
 def _folds(options: Mapping[str, str], history: Sequence[Any]) -> int:
     """How many folds a training has, over all repeats; of a publisher's as many as runs have shown."""
-    given, number = options.get("folds", "all"), PAPER_FOLDS
+    given, number = options.get("folds", FOLDS["folds"]), PAPER_FOLDS
     if given != "all":
         number = int(given) if given.isdigit() else len(given.split(","))
-    elif options.get("protocol", DEFAULTS["protocol"]) == "official":
+    elif options.get("protocol", TRAINING["protocol"]) == "official":
         wanted = {"dataset": options["dataset"], "protocol": "official"}
-        alike = [run for run in history if all(runs.tag(run, name) == value for name, value in wanted.items())]
-        number = len({runs.tag(run, "fold") for run in alike}) or PAPER_FOLDS
-    return number * int(options.get("repeats", 1))
+        alike = [run for run in history if all(lookup.tag(run, name) == value for name, value in wanted.items())]
+        number = len({lookup.tag(run, "fold") for run in alike}) or PAPER_FOLDS
+    return number * int(options.get("repeats", FOLDS["repeats"]))
 
 
 def _units(kind: str, run: Any) -> int:
@@ -131,7 +131,7 @@ def _units(kind: str, run: Any) -> int:
     if kind == "fold":
         return int(run.data.params["epochs"])
     if kind == "attack":  # those found in an earlier run took no time
-        return sum(name.endswith(".study") for name in runs.prefixed_tags(run, ""))
+        return sum(name.endswith(".study") for name in lookup.prefixed_tags(run, ""))
     return 1
 
 

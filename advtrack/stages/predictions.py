@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +9,7 @@ import numpy as np
 
 from advtrack.reporting.statistics import Bootstrap
 from advtrack.representations.store import SpectrogramSet
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 from advtrack.training.metrics import confusion
 
 _PATH = "test_predictions.csv"
@@ -31,18 +29,22 @@ def log_predictions(run: runs.StageRun, store: SpectrogramSet, indices: np.ndarr
     scores : ndarray, shape (N, classes)
         Their probabilities.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["clip", "source", "class", "predicted", "probability"])
-    for i, score in zip(indices, scores, strict=True):
-        true, predicted = store.classes[store.y[i]], store.classes[score.argmax()]
-        writer.writerow([store.name[i], store.source[i], true, predicted, f"{score.max():.6f}"])
-    run.text(buffer.getvalue(), _PATH)
+    rows = [
+        {
+            "clip": store.name[i],
+            "source": store.source[i],
+            "class": store.classes[store.y[i]],
+            "predicted": store.classes[score.argmax()],
+            "probability": f"{score.max():.6f}",
+        }
+        for i, score in zip(indices, scores, strict=True)
+    ]
+    run.csv(rows, _PATH)
 
 
 def read_predictions(run_id: str) -> list[dict[str, str]]:
     """The table of a fold, by column."""
-    return list(csv.DictReader(io.StringIO(runs.read_artifact(run_id, _PATH).decode())))
+    return lookup.read_csv(run_id, _PATH)
 
 
 def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:

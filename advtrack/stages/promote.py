@@ -15,7 +15,7 @@ from advtrack.stages import champions
 from advtrack.stages.by_name import by_name
 from advtrack.stages.proofs import Gate, Proof, gather
 from advtrack.stages.victims import only_victim
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -66,7 +66,7 @@ def run(options: Promotion) -> str:
         proof = gather(candidate, budgets, options.min_samples)
         gates = _gates(options, budgets)
         unmet = _unmet(gates, proof) + (proof.masking if options.refuse_masking else [])
-        stage.dataset(*runs.inputs(candidate.run_id)[0])
+        stage.dataset(*lookup.inputs(candidate.run_id)[0])
         stage.json({**asdict(proof), "gates": [asdict(gate) for gate in gates], "unmet": unmet}, "evidence.json")
         stage.metrics({name: value for name, value in proof.metrics.items() if value == value})
         stage.tags({"evidence_runs": ",".join(proof.run_ids), "lineage": ",".join(proof.run_ids)})

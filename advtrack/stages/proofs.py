@@ -11,10 +11,10 @@ from advtrack.reporting.estimates import no_ratio_because
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages import attack as searching
 from advtrack.stages import fold, masking
-from advtrack.stages.clips import sample_rows
+from advtrack.stages.sample_table import read_samples
 from advtrack.stages.searched import read_record
 from advtrack.stages.victims import plain_victim
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 from advtrack.tracking.registry import Registered
 
 # The paper's target, and that of ``attack``: budgets that fool the plain victim less often ask little of another.
@@ -75,7 +75,7 @@ class _Search:
     """A search that counts: its result, and the run that the victim's version names for it."""
 
     record: AttackRecord
-    run: runs.Run
+    run: lookup.Run
 
 
 def gather(victim: Registered, budgets: Mapping[str, tuple[float, int]], min_samples: int) -> Proof:
@@ -135,7 +135,7 @@ def _read_accuracy(victim: Registered, proof: Proof) -> None:
         )
     accuracies = {}
     for one in {victim.version: victim, **({plain.version: plain} if plain else {})}.values():
-        run = runs.finished(one.run_id)
+        run = lookup.finished(one.run_id)
         if objection := _objection_to_training(one, run):
             proof.missing.setdefault("accuracy_drop", objection)
             if one is victim:
@@ -149,14 +149,14 @@ def _read_accuracy(victim: Registered, proof: Proof) -> None:
         proof.metrics["accuracy_drop"] = 100 * (accuracies[plain.version] - accuracies[victim.version])
 
 
-def _objection_to_training(version: Registered, run: runs.Run | None) -> str:
+def _objection_to_training(version: Registered, run: lookup.Run | None) -> str:
     """Why the accuracy of a fold's run proves nothing; nothing if it does."""
     if run is None:
         return (
             f"the run {version.run_id} that trained {version} is deleted or not finished; train it again with --force"
         )
-    training = runs.finished(version.tags.get("train_run", ""))
-    code = runs.tag(training, "code_version") if training else "unknown"
+    training = lookup.finished(version.tags.get("train_run", ""))
+    code = lookup.tag(training, "code_version") if training else "unknown"
     if code != str(fold.CODE_VERSION):
         return f"{version} was trained by version {code} of the code, this is {fold.CODE_VERSION}; train it again"
     return ""
@@ -164,17 +164,17 @@ def _objection_to_training(version: Registered, run: runs.Run | None) -> str:
 
 def _search(victim: Registered, attack: str, min_samples: int) -> _Search | str:
     """The search that a version names as the last of an attack; or why there is none that counts, and the way out."""
-    run = runs.finished(victim.tags.get(f"attack.{attack}", ""))
-    if run is None or runs.tag(run, "victim") != f"{victim.name}/{victim.version}":
+    run = lookup.finished(victim.tags.get(f"attack.{attack}", ""))
+    if run is None or lookup.tag(run, "victim") != f"{victim.name}/{victim.version}":
         return f"no finished search ({_command(victim)})"
     record = read_record(run.info.run_id, attack)
     objections = []
-    if runs.finished(record.run_id) is None:
+    if lookup.finished(record.run_id) is None:
         objections.append(f"its clips are in the run {record.run_id}, which is deleted or not finished")
     if record.code_version != searching.CODE_VERSION:
         code = record.code_version or "unknown"
         objections.append(f"it is by version {code} of the code, this is {searching.CODE_VERSION}")
-    if runs.tag(run, "store_digest") != victim.tags["store_digest"]:
+    if lookup.tag(run, "store_digest") != victim.tags["store_digest"]:
         objections.append("it is on other spectrograms")
     if record.protocol != "test":
         objections.append(f"it also struck clips that were trained on (--protocol {record.protocol})")
@@ -246,12 +246,12 @@ def _fooling_rate(
 
 def _fooling_rate_within(record: AttackRecord, bound: float) -> float:
     """The fooling rate that a search does not exclude within a bound, of the longest run."""
-    rows = sample_rows(record)
-    fooled = [float(row["fooled_at"]) <= bound or float(row["resisted_at"]) < bound for row in rows]
+    rows = read_samples(record.run_id, record.attack)
+    fooled = [row.fooled_at <= bound or row.resisted_at < bound for row in rows]
     return sum(fooled) / len(fooled)
 
 
-def _masking(found: Iterable[runs.Run], victim: Registered, min_samples: int) -> list[str]:
+def _masking(found: Iterable[lookup.Run], victim: Registered, min_samples: int) -> list[str]:
     """What the runs of searches that count say against a victim's gradients; that none has looked at enough clips."""
     enough = min(min_samples, masking.SAMPLES)
     signs = masking.read_signs(run for run in found if run.data.metrics.get("masking/samples", 0) >= enough)

@@ -7,13 +7,14 @@ import logging
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.reporting.records import FoldRecord, Training, VictimRecord
 from advtrack.stages.clips import with_clips
+from advtrack.stages.defaults import TRAINING
 from advtrack.stages.fold import Fold
 from advtrack.stages.masking import read_signs
 from advtrack.stages.predictions import read_predictions
 from advtrack.stages.searched import find_records
-from advtrack.stages.train import DEFAULTS, read_folds
+from advtrack.stages.train import read_folds
 from advtrack.stages.victims import recipe
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 
 logger = logging.getLogger("advtrack")
 
@@ -34,7 +35,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
             )
             continue
         attacks = {name: with_clips(record) for name, record in find_records(version, TABLE_ATTACKS).items()}
-        params = runs.get(version.run_id).data.params
+        params = lookup.get(version.run_id).data.params
         records.append(
             VictimRecord(
                 dataset=dataset,
@@ -45,9 +46,9 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 fold=int(version.tags["fold"]),
                 version=version.version,
                 run_id=version.tags["train_run"],
-                settings={name: params[name] for name in DEFAULTS},
+                settings={name: params[name] for name in TRAINING},
                 attacks=attacks,
-                masking=read_signs(map(runs.get, {record.run_id for record in attacks.values()})),
+                masking=read_signs(map(lookup.get, {record.run_id for record in attacks.values()})),
                 basis=_basis(version),
             )
         )
@@ -56,8 +57,8 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
 
 def _basis(version: registry.Registered) -> dict[str, str]:
     """What all results on one data set have to have in common."""
-    ((_, digest, _),) = runs.inputs(version.run_id)
-    training = runs.prefixed_tags(runs.get(version.tags["train_run"]), "")
+    ((_, digest, _),) = lookup.inputs(version.run_id)
+    training = lookup.prefixed_tags(lookup.get(version.tags["train_run"]), "")
     return {
         "data digest": digest,
         "protocol": version.tags["protocol"],

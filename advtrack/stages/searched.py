@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages.victims import plain_victim
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -22,7 +22,7 @@ _MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling
 
 def read_record(run_id: str, attack: str) -> AttackRecord:
     """The result of one attack in a finished run."""
-    content = json.loads(runs.read_artifact(run_id, f"{attack}/result.json"))
+    content = json.loads(lookup.read_artifact(run_id, f"{attack}/result.json"))
     # JSON has no NaN, which these are where nothing was fooled.
     undefined = {name: math.nan for name in _MAY_BE_UNDEFINED if content[name] is None}
     return AttackRecord(**{**content, **undefined})
@@ -30,7 +30,7 @@ def read_record(run_id: str, attack: str) -> AttackRecord:
 
 def searched_by(run_id: str) -> set[str]:
     """The attacks whose search a run has finished, even one that was stopped in the middle of the next."""
-    return set(runs.prefixed_tags(runs.get(run_id), KEY))
+    return set(lookup.prefixed_tags(lookup.get(run_id), KEY))
 
 
 def find_records(version: registry.Registered, attacks: Sequence[str]) -> dict[str, AttackRecord]:

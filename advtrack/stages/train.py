@@ -15,11 +15,12 @@ from advtrack.models.zoo import check_size, check_weights
 from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.representations.store import SpectrogramSet
 from advtrack.stages.by_name import by_name
+from advtrack.stages.defaults import FOLDS, HARDENING, PRECISION, TRAINING
 from advtrack.stages.device import choose_device
 from advtrack.stages.features import find_store
 from advtrack.stages.fold import CODE_VERSION, Fold, Task, chosen_folds, split_store, trained_fold
 from advtrack.stages.predictions import mean_and_spread, pooled
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry, runs
 from advtrack.training.fit import Settings
 
 logger = logging.getLogger("advtrack")
@@ -27,11 +28,6 @@ logger = logging.getLogger("advtrack")
 #: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
 DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
 _OTHER_LR = 2e-3
-#: The options that a plain and a robust victim have in common, with the values they have unless told otherwise.
-DEFAULTS = {
-    "seed": "0", "protocol": "paper", "weights": "none", "epochs": "40", "patience": "0", "batch_size": "32",
-    "lr": "0.0", "schedule": "one_cycle", "freeze_epochs": "0", "augmentation": "all", "precision": "fp32",
-}  # fmt: skip
 _FINE_TUNING_LR = 2e-4
 
 
@@ -58,14 +54,14 @@ class Training:
     device: str
     work_dir: str
     eps: float | None = None
-    alpha: float = 0.5
-    augmentation: str = "all"
-    precision: str = "fp32"
-    protocol: str = "paper"
-    repeats: int = 1
-    schedule: str = "one_cycle"
-    freeze_epochs: int = 0
-    random_eps: bool = False
+    alpha: float = HARDENING["alpha"]
+    augmentation: str = TRAINING["augmentation"]
+    precision: str = PRECISION
+    protocol: str = TRAINING["protocol"]
+    repeats: int = FOLDS["repeats"]
+    schedule: str = TRAINING["schedule"]
+    freeze_epochs: int = TRAINING["freeze_epochs"]
+    random_eps: bool = HARDENING["random_eps"]
     standard: str = registry.STANDARD
     force: bool = False
 
@@ -213,7 +209,7 @@ def train_folds(
 
 def read_folds(run_id: str) -> list[Fold]:
     """The folds of a finished training run."""
-    return [Fold(**fold) for fold in json.loads(runs.read_artifact(run_id, "folds.json"))]
+    return [Fold(**fold) for fold in json.loads(lookup.read_artifact(run_id, "folds.json"))]
 
 
 def weights_of(model: str, weights: str) -> str:

@@ -15,10 +15,10 @@ from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
-from advtrack.stages.evidence import csv_text
+from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import find_victim
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
@@ -56,7 +56,7 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
     """The records of a run, or of the victim that bears an alias or version number."""
     origin = options.budget_from
     if re.fullmatch("[0-9a-f]{32}", origin):
-        there = searched_by(origin) if runs.exists(origin) else set()
+        there = searched_by(origin) if lookup.exists(origin) else set()
         found = {attack: read_record(origin, attack) for attack in options.attacks if attack in there}
     else:
         victim = find_victim(options.dataset, options.representation, options.model, origin)
@@ -73,10 +73,10 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
 
 def _kind(origin: str) -> str:
     """Of which stage a run is and how it ended; nothing where there is no such run."""
-    if not runs.exists(origin):
+    if not lookup.exists(origin):
         return ""
-    run_ = runs.get(origin)
-    return f" ({runs.tag(run_, 'stage') or 'of no stage'}, {run_.info.status})"
+    run_ = lookup.get(origin)
+    return f" ({lookup.tag(run_, 'stage') or 'of no stage'}, {run_.info.status})"
 
 
 def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attacked) -> None:
@@ -87,10 +87,10 @@ def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attac
     InputError
         The budget was found on another data set or representation.
     """
-    there, here = runs.get(record.run_id), attacked.tags()
-    ((_, digest, _),) = runs.inputs(record.run_id)
-    facts = {"data set": (runs.tag(there, "dataset"), here["dataset"])}
-    facts |= {"representation": (runs.tag(there, "representation"), here["representation"])}
+    there, here = lookup.get(record.run_id), attacked.tags()
+    ((_, digest, _),) = lookup.inputs(record.run_id)
+    facts = {"data set": (lookup.tag(there, "dataset"), here["dataset"])}
+    facts |= {"representation": (lookup.tag(there, "representation"), here["representation"])}
     facts |= {"data digest": (digest, attacked.store.data_digest[: len(digest)])}
     for name, (other, own) in facts.items():
         if other != own:
@@ -102,9 +102,9 @@ def _refuse_what_does_not_fit(origin: str, record: AttackRecord, attacked: Attac
 
 def _say_what_differs(attack: str, record: AttackRecord, attacked: Attacked) -> None:
     """Name a budget that was found under other conditions, or that missed its target where it was found."""
-    there, options = runs.get(record.run_id), attacked.options
+    there, options = lookup.get(record.run_id), attacked.options
     facts: dict[str, tuple[object, object]]
-    facts = {"image parameters (store digest)": (runs.tag(there, "store_digest"), attacked.store.digest)}
+    facts = {"image parameters (store digest)": (lookup.tag(there, "store_digest"), attacked.store.digest)}
     facts |= {"protocol": (record.protocol, options.protocol), "seed": (record.seed, options.seed)}
     if other := [f"{name} {found}, here {own}" for name, (found, own) in facts.items() if found != own]:
         logger.warning("%s: the budget of run %s is of other %s", attack, record.run_id, "; ".join(other))
@@ -121,9 +121,7 @@ def _strike(attack: str, record: AttackRecord, attacked: Attacked, stage: runs.S
     rates = {"fooling_rate": success.mean(), "low": float(low), "high": float(high)}
     stage.metrics({f"{attack}/{name}": value for name, value in rates.items()})
     stage.metrics({f"{attack}/bound": record.bound, f"{attack}/iterations": record.iterations})
-    names = np.array(attacked.store.name)[struck.indices]
-    rows = [{"clip": name, "success": bool(fooled)} for name, fooled in zip(names, success, strict=True)]
-    stage.text(csv_text(rows), f"{attack}/samples.csv")
+    log_struck(stage, attack, np.array(attacked.store.name)[struck.indices], success)
     logger.info(
         "%s against %s: fooling rate %.3f (%.3f to %.3f) on %d clips, %s <= %.4g and %d iterations, those of run %s",
         attack, attacked.title, success.mean(), low, high, len(success), record.norm, record.bound, record.iterations,

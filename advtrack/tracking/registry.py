@@ -16,7 +16,8 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
-from advtrack.tracking.runs import repeating, rerun_of, whole
+from advtrack.tracking.lookup import whole
+from advtrack.tracking.runs import repeating, rerun_of
 
 #: Aliases of the plainly and the adversarially trained victim; ``champion`` is moved by ``promote`` only.
 STANDARD, ROBUST, CHAMPION = "standard", "robust", "champion"

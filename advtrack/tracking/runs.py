@@ -1,45 +1,36 @@
-"""Runs: start, attach, reuse, continue, finish; and finding them again by tag."""
+"""Runs: start, attach, reuse, continue, finish."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import math
 import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.entities import PagedList
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
-from advtrack.errors import InputError, redacted
-from advtrack.processes import Process, Watch, beating
-from advtrack.tracking import UI_PORT
-from advtrack.tracking.connection import experiment_id, impatient, store_uri
+from advtrack.tracking.connection import experiment_id, impatient
+from advtrack.tracking.liveness import alive, reap, signs_of_life
+from advtrack.tracking.lookup import PREFIX, find, tag
 
 logger = logging.getLogger("advtrack")
 
-_PREFIX = "advtrack."
 _MAX_PARAM_LENGTH = 6000
 _MAX_TAG_LENGTH = 8000
-# Tags of a run: its process, field by field, and when that last said that it is at work.
-_PROCESS = {"pid": "pid", "since": "pid_since", "host": "host", "boot": "boot", "namespace": "pid_namespace"}
-_BEAT = "alive"
-_watch = Watch()
 #: The run that is repeated at the moment, if any.
 _RERUN_OF: ContextVar[str] = ContextVar("rerun_of", default="")
 
@@ -78,7 +69,7 @@ class StageRun:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, in this project's name space."""
-        tags = [RunTag(_PREFIX + k, str(v)) for k, v in values.items()]
+        tags = [RunTag(PREFIX + k, str(v)) for k, v in values.items()]
         MlflowClient().log_batch(self.run_id, tags=tags)
 
     def dataset(self, name: str, digest: str, source: str, manifest_digest: str = "") -> None:
@@ -94,6 +85,15 @@ class StageRun:
     def json(self, content: Any, path: str) -> None:
         """Log an artifact of plain values; numbers that JSON does not know become null."""
         self.text(json.dumps(_finite(content), indent=2, allow_nan=False), path)
+
+    def csv(self, rows: Sequence[Mapping[str, Any]], path: str) -> None:
+        """Log an artifact from the rows of a table; it has all columns of all rows."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.text(buffer.getvalue(), path)
 
     def data(self, content: bytes, path: str) -> None:
         """Log an artifact from its bytes."""
@@ -111,8 +111,8 @@ class StageRun:
         interrupted = None if fresh else _interrupted({"fold_key": key})
         run_id = interrupted or client.create_run(experiment, run_name=name).info.run_id
         client.set_tag(run_id, "mlflow.parentRunId", self.run_id)
-        with _closing(StageRun(run_id)) as run, _alive(run_id), _measured(run_id):
-            run.tags({**tags, "fold_key": key, **_provenance()})
+        with _closing(StageRun(run_id)) as run, alive(run_id), _measured(run_id):
+            run.tags({**tags, "fold_key": key, **signs_of_life(), **repeating()})
             yield run
 
 
@@ -148,7 +148,7 @@ def stage_run(
         Redo the work.
     """
     digest = resume_key(stage, version, key)
-    _reap()
+    reap()
     attached = os.environ.pop("MLFLOW_RUN_ID", None)
     done = [] if force else find({"resume_key": digest}, status="FINISHED")
     if done:
@@ -161,8 +161,10 @@ def stage_run(
         return
     run_id = attached or (None if force else _interrupted({"resume_key": digest})) or _create(stage)
     MlflowClient().update_run(run_id, name=f"{stage} {title}")
-    with _closing(StageRun(run_id)) as run, _alive(run_id), _measured(run_id):
-        run.tags({**tags, "stage": stage, "resume_key": digest, "code_version": version, **_provenance()})
+    with _closing(StageRun(run_id)) as run, alive(run_id), _measured(run_id):
+        run.tags(
+            {**tags, "stage": stage, "resume_key": digest, "code_version": version, **signs_of_life(), **repeating()}
+        )
         run.params(params)
         yield run
 
@@ -217,142 +219,6 @@ def resume_key(stage: str, version: int, key: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:24]
 
 
-def find(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
-    """Runs of all experiments with these tags, newest first, but those that only reused or repeated another."""
-    found = _all(tags, status)
-    return [run for run in found if not {_PREFIX + "reused_from", _PREFIX + "rerun_of"} & run.data.tags.keys()]
-
-
-def _all(tags: Mapping[str, Any], status: str | None = None) -> list[Run]:
-    clauses = [f"tags.`{_PREFIX}{name}` = '{value}'" for name, value in tags.items()]
-    if status:
-        clauses.append(f"attributes.status = '{status}'")
-    client, query, newest = MlflowClient(), " and ".join(clauses), ["attributes.start_time DESC"]
-    experiments = [one.experiment_id for one in whole(lambda page: client.search_experiments(page_token=page))]
-    return whole(lambda page: client.search_runs(experiments, query, order_by=newest, page_token=page))
-
-
-def whole(search: Callable[[str | None], PagedList[Any]]) -> list[Any]:
-    """All that a search of MLflow finds, page by page."""
-    page = search(None)
-    found = list(page)
-    while page.token:
-        page = search(page.token)
-        found += page
-    return found
-
-
-def get(run_id: str) -> Run:
-    """A run by its identifier."""
-    return MlflowClient().get_run(run_id)
-
-
-def exists(run_id: str) -> bool:
-    """Whether there is a run of this identifier."""
-    try:
-        get(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return False
-        raise
-    return True
-
-
-def finished(run_id: str) -> Run | None:
-    """A run that has ended well and is not deleted, or None."""
-    if not exists(run_id):
-        return None
-    run = get(run_id)
-    return run if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active" else None
-
-
-def inputs(run_id: str) -> list[tuple[str, str, str]]:
-    """Name, digest and source of the data sets that a run read."""
-    read = get(run_id).inputs
-    found = [given.dataset for given in (read.dataset_inputs if read else [])]
-    return [(dataset.name, dataset.digest, json.loads(dataset.source)["uri"]) for dataset in found]
-
-
-def seconds(run: Run) -> float:
-    """How long a finished run took."""
-    return (run.info.end_time - run.info.start_time) / 1000
-
-
-def history(run_id: str, name: str) -> list[float]:
-    """The values of a metric, one for each step: of a step that was logged again the last."""
-    logged = MlflowClient().get_metric_history(run_id, name)
-    by_step = {one.step: one.value for one in sorted(logged, key=lambda one: (one.step, one.timestamp))}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def ui_address() -> str:
-    """Where the MLflow UI is: a tracking server's own, or where ``advtrack dashboard`` serves it by default."""
-    uri = store_uri()
-    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else f"http://127.0.0.1:{UI_PORT}"
-
-
-def address(run_id: str) -> str:
-    """The page of a run in the MLflow UI."""
-    return f"{ui_address()}/#/runs/{run_id}"
-
-
-def tag(run: Run, name: str) -> str | None:
-    """A tag of this project's name space."""
-    return run.data.tags.get(_PREFIX + name)
-
-
-def params(run: Run) -> dict[str, str]:
-    """The parameters of a run as its stage resolved them."""
-    given = {name: text.strip("'") for name, text in run.data.params.items()}
-    return given | prefixed_tags(run, "resolved.")
-
-
-def parent(run: Run) -> str:
-    """The run that a fold is nested under."""
-    return run.data.tags["mlflow.parentRunId"]
-
-
-def prefixed_tags(run: Run, prefix: str) -> dict[str, str]:
-    """The tags whose names begin so, by the rest of their names."""
-    whole_prefix = _PREFIX + prefix
-    return {k.removeprefix(whole_prefix): v for k, v in run.data.tags.items() if k.startswith(whole_prefix)}
-
-
-def files(run_id: str, folder: str = "") -> Iterator[str]:
-    """Paths of all artifacts of a run that are no folders."""
-    for found in MlflowClient().list_artifacts(run_id, folder):
-        if found.is_dir:
-            yield from files(run_id, found.path)
-        else:
-            yield found.path
-
-
-def read_artifact(run_id: str, path: str) -> bytes:
-    """The bytes of an artifact.
-
-    Raises
-    ------
-    InputError
-        The run does not have it.
-    """
-    place = _artifact_uri(store_uri(), run_id)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{place}/{path}")).read_bytes()
-    except (MlflowException, OSError) as error:  # a server that lacks it says no more than one that fails
-        if path in files(run_id, str(Path(path).parent) if "/" in path else ""):
-            raise
-        raise InputError(
-            f"the artifact {path} of run {run_id} is not in {redacted(place)}; put it back, or make the run again with "
-            "--force"
-        ) from error
-
-
-@lru_cache(maxsize=1024)
-def _artifact_uri(store: str, run_id: str) -> str:
-    """Where the artifacts of a run lie, which never changes: a comparison reads hundreds of them."""
-    return get(run_id).info.artifact_uri
-
-
 def _create(stage: str) -> str:
     return MlflowClient().create_run(experiment_id(), run_name=stage).info.run_id
 
@@ -363,7 +229,7 @@ def _interrupted(tags: Mapping[str, str]) -> str | None:
         if run.info.status in ("FAILED", "KILLED"):
             MlflowClient().update_run(run.info.run_id, status="RUNNING")
             if tag(run, "failure"):
-                MlflowClient().delete_tag(run.info.run_id, _PREFIX + "failure")
+                MlflowClient().delete_tag(run.info.run_id, PREFIX + "failure")
             logger.info("continuing the interrupted run %s", run.info.run_id)
             return run.info.run_id
     return None
@@ -376,36 +242,6 @@ def _finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _provenance() -> dict[str, Any]:
-    """Tags that tell whether a run's process lives, and which run it repeats."""
-    process = {_PROCESS[name]: value for name, value in asdict(Process.this()).items()}
-    return {**process, _BEAT: time.time(), **repeating()}
-
-
-def _reap() -> None:
-    """Close runs of machines of this name whose process is gone: SIGKILL leaves them RUNNING."""
-    for run in _all({_PROCESS["host"]: socket.gethostname()}, status="RUNNING"):
-        if _watch.abandoned(run.info.run_id, _process_of(run), tag(run, _BEAT)):
-            MlflowClient().set_terminated(run.info.run_id, status="KILLED")
-
-
-def _process_of(run: Run) -> Process:
-    told = {name: tag(run, kept) or "" for name, kept in _PROCESS.items()}
-    return Process(told["host"], int(told["pid"]), float(told["since"]), told["boot"], told["namespace"])
-
-
-@contextmanager
-def _alive(run_id: str) -> Iterator[None]:
-    """Show that the run goes on, and close others that do not."""
-
-    def beat() -> None:
-        StageRun(run_id).tags({_BEAT: time.time()})
-        _reap()
-
-    with beating(beat, f"run {run_id}"):
-        yield
 
 
 @contextmanager

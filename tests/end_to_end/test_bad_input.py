@@ -13,7 +13,7 @@ import soundfile
 from mlflow.tracking import MlflowClient
 
 from advtrack.data import synthetic
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 
 
 def one_line(result, *words):
@@ -67,9 +67,9 @@ def test_a_corrupt_file_fails_the_run_and_keeps_it(empty, copy):
     spoilt = sorted((copy / "audio").iterdir())[3]
     spoilt.write_bytes(b"no sound at all")
     one_line(extract(empty, copy), spoilt.name)
-    (run,) = runs.find({"stage": "features"})
+    (run,) = lookup.find({"stage": "features"})
     assert run.info.status == "FAILED"
-    assert spoilt.name in runs.tag(run, "failure")
+    assert spoilt.name in lookup.tag(run, "failure")
 
 
 def test_bad_clips_may_be_left_out_and_leaks_are_reported(empty, copy):
@@ -82,12 +82,12 @@ def test_bad_clips_may_be_left_out_and_leaks_are_reported(empty, copy):
     options = ["--dataset", "esc50", "--data-dir", str(copy), "--height", "16", "--width", "16", "--skip-bad", "true"]
     result = empty.advtrack("features", *options)
     assert result.exit_code == 0, result.output
-    (run,) = runs.find({"stage": "features"}, status="FINISHED")
+    (run,) = lookup.find({"stage": "features"}, status="FINISHED")
     assert (run.data.metrics["clips"], run.data.metrics["skipped_clips"]) == (117, 3)
-    skipped = runs.read_artifact(run.info.run_id, "unusable.txt").decode()
+    skipped = lookup.read_artifact(run.info.run_id, "unusable.txt").decode()
     assert first.name in skipped and f"{second.name} is damaged or cut off" in skipped and fifth.name in skipped
     assert (
-        f"{third.name}, {fourth.name} are the same bytes" in runs.read_artifact(run.info.run_id, "leaks.txt").decode()
+        f"{third.name}, {fourth.name} are the same bytes" in lookup.read_artifact(run.info.run_id, "leaks.txt").decode()
     )
 
 
@@ -97,8 +97,8 @@ def test_all_bad_clips_are_listed_before_anything_is_done(empty, copy):
         path.write_bytes(b"")
     spoilt[0].unlink()
     one_line(extract(empty, copy), "14 of 120 clips", spoilt[0].name, "and 4 more")
-    (run,) = runs.find({"stage": "features"}, status="FAILED")
-    listed = runs.read_artifact(run.info.run_id, "unusable.txt").decode().splitlines()
+    (run,) = lookup.find({"stage": "features"}, status="FAILED")
+    listed = lookup.read_artifact(run.info.run_id, "unusable.txt").decode().splitlines()
     assert all(path.name in line for path, line in zip(spoilt, listed, strict=True))
 
 
@@ -174,7 +174,7 @@ def test_main_refuses_a_storage_and_images_before_anything_runs(empty):
         empty.advtrack("main", "--storage", "sqlite:////nowhere/optuna.db"), "--storage sqlite:////nowhere/optuna.db"
     )
     one_line(empty.advtrack("main", "--overrides", "height=32 width=32"), "alexnet cannot take images of 32 x 32")
-    assert not runs.find({})
+    assert not lookup.find({})
 
 
 def test_passwords_are_not_repeated(empty):
@@ -189,17 +189,17 @@ def test_all_networks_are_checked_before_the_first_trains(empty, clips):
     one_line(empty.advtrack(*train), "alexnet cannot take images of 16 x 16")
     wide = ["features", "--dataset", "esc50", "--data-dir", str(clips), "--height", "64", "--width", "64", "--force"]
     assert empty.advtrack(*wide, "--work-dir", "wide").exit_code == 0
-    (run,) = [run for run in runs.find({"stage": "features"}) if runs.tag(run, "height") == "64"]
+    (run,) = [run for run in lookup.find({"stage": "features"}) if lookup.tag(run, "height") == "64"]
     refused = empty.advtrack(*train, "--features-run", run.info.run_id, "--weights", "none,resnet56=imagenet")
     one_line(refused, "--weights imagenet,resnet56=none")
-    assert not runs.find({"stage": "train"})
+    assert not lookup.find({"stage": "train"})
 
 
 def test_bad_usage_is_told_to_the_run_that_mlflow_made(empty, monkeypatch):
     made = MlflowClient().create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
     one_line(empty.advtrack("adv-train", "--eps", "notafloat"), "'notafloat' is not a valid number")
-    assert "notafloat" in runs.tag(runs.get(made), "failure")
+    assert "notafloat" in lookup.tag(lookup.get(made), "failure")
 
 
 def test_a_tracking_server_that_is_down_is_named(tmp_path):

@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 
 from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data import clip
-from advtrack.tracking import registry, runs
+from advtrack.stages.sample_table import read_samples
+from advtrack.tracking import lookup, registry
 from advtrack.training.fit import probabilities
 
 NAME = "synthetic-stft-resnet18"
@@ -31,13 +32,13 @@ def test_every_stage_is_one_finished_run_every_fold_one_under_it_and_there_are_n
     client = MlflowClient()
     made = client.search_runs([one.experiment_id for one in client.search_experiments()])
     assert {run.info.status for run in made} == {"FINISHED"}
-    folds = [run for run in made if runs.tag(run, "stage") == "fold"]
-    stages = [run for run in made if runs.tag(run, "stage") != "fold"]
+    folds = [run for run in made if lookup.tag(run, "stage") == "fold"]
+    stages = [run for run in made if lookup.tag(run, "stage") != "fold"]
     named = ["main", "features", "train", "adv-train", "attack", "attack", "compare"]
-    assert sorted(runs.tag(run, "stage") for run in stages) == sorted(named)
-    assert all(runs.tag(run, "code_version") for run in stages)
-    trainings = {run.info.run_id for run in stages if runs.tag(run, "stage") in ("train", "adv-train")}
-    assert len(folds) == 2 and {runs.parent(run) for run in folds} == trainings
+    assert sorted(lookup.tag(run, "stage") for run in stages) == sorted(named)
+    assert all(lookup.tag(run, "code_version") for run in stages)
+    trainings = {run.info.run_id for run in stages if lookup.tag(run, "stage") in ("train", "adv-train")}
+    assert len(folds) == 2 and {lookup.parent(run) for run in folds} == trainings
     assert all("mlflow.parentRunId" not in run.data.tags for run in stages)
 
 
@@ -49,15 +50,15 @@ def test_aliases_point_at_the_same_fold_of_both_trainings(finished):
 
 
 def test_lineage_leads_from_the_attack_to_the_data(finished):
-    attack = runs.find({"stage": "attack", "training": "plain"})[0]
-    fold = runs.get(runs.tag(attack, "victim_run"))
-    features = runs.get(runs.tag(fold, "features_run"))
+    attack = lookup.find({"stage": "attack", "training": "plain"})[0]
+    fold = lookup.get(lookup.tag(attack, "victim_run"))
+    features = lookup.get(lookup.tag(fold, "features_run"))
     assert features.inputs.dataset_inputs[0].dataset.name == "synthetic"
     assert features.data.metrics["images"] == 120
-    assert runs.tag(features, "data_digest") == features.inputs.dataset_inputs[0].dataset.digest
-    for run in runs.find({}, status="FINISHED"):
-        if runs.tag(run, "code_version"):  # every stage and fold logs what data it is about
-            assert runs.inputs(run.info.run_id)[0][:2] == ("synthetic", runs.tag(features, "data_digest"))
+    assert lookup.tag(features, "data_digest") == features.inputs.dataset_inputs[0].dataset.digest
+    for run in lookup.find({}, status="FINISHED"):
+        if lookup.tag(run, "code_version"):  # every stage and fold logs what data it is about
+            assert lookup.inputs(run.info.run_id)[0][:2] == ("synthetic", lookup.tag(features, "data_digest"))
             assert run.data.params and run.data.metrics
 
 
@@ -65,31 +66,30 @@ def test_each_attack_leaves_a_study_a_result_and_a_per_sample_table(finished):
     place, _ = finished
     studies = optuna.get_all_study_names(f"sqlite:///{place.folder / 'optuna.db'}")
     assert len(studies) == 2 * len(TABLE_ATTACKS)
-    attack = runs.find({"stage": "attack", "training": "plain"})[0].info.run_id
+    attack = lookup.find({"stage": "attack", "training": "plain"})[0].info.run_id
     for name in TABLE_ATTACKS:
-        result = json.loads(runs.read_artifact(attack, f"{name}/result.json"))
-        lines = runs.read_artifact(attack, f"{name}/samples.csv").decode().splitlines()
-        fooled = [line.split(",")[4] for line in lines[1:]]
+        result = json.loads(lookup.read_artifact(attack, f"{name}/result.json"))
+        fooled = [row.success for row in read_samples(attack, name)]
         assert result["samples"] == len(fooled)
-        assert result["fooling_rate"] == pytest.approx(fooled.count("True") / len(fooled))
+        assert result["fooling_rate"] == pytest.approx(sum(fooled) / len(fooled))
         assert result["target_reached"] == (result["fooling_rate"] >= 0.9)
 
 
 def test_a_search_leaves_its_curve_its_front_and_the_signs_of_masking(finished):
-    attack = runs.find({"stage": "attack", "training": "plain"})[0]
+    attack = lookup.find({"stage": "attack", "training": "plain"})[0]
     for name in TABLE_ATTACKS:
-        result = json.loads(runs.read_artifact(attack.info.run_id, f"{name}/result.json"))
-        kept = set(runs.files(attack.info.run_id, name))
+        result = json.loads(lookup.read_artifact(attack.info.run_id, f"{name}/result.json"))
+        kept = set(lookup.files(attack.info.run_id, name))
         assert {
             f"{name}/{file}" for file in ("curve.csv", "curve.png", "front.csv", "norms.json", "trials.csv")
         } <= kept
         assert result["fooling_low"] <= result["fooling_rate"] <= result["fooling_high"]
         assert result["auc_low"] <= result["auc_high"]
-        front = runs.read_artifact(attack.info.run_id, f"{name}/front.csv").decode().splitlines()[1:]
+        front = lookup.read_artifact(attack.info.run_id, f"{name}/front.csv").decode().splitlines()[1:]
         assert bool(front) == result["target_reached"]
     signs = {"one_step_beats_many", "unbounded_fails", "more_iterations_do_not_help", "gradients_vanish"}
-    assert signs <= runs.prefixed_tags(attack, "masking.").keys()
-    numbers = {name: json.loads(text) for name, text in runs.prefixed_tags(attack, "masking_numbers.").items()}
+    assert signs <= lookup.prefixed_tags(attack, "masking.").keys()
+    numbers = {name: json.loads(text) for name, text in lookup.prefixed_tags(attack, "masking_numbers.").items()}
     assert numbers["one_step_beats_many"]["many_steps"] == attack.data.metrics["masking/many_steps"]
     black_box = numbers["black_box_beats_white_box"]
     assert black_box["clips"] > 0 and black_box.keys() >= {"pia_median_eps", "bim_a_median_eps"}
@@ -98,19 +98,19 @@ def test_a_search_leaves_its_curve_its_front_and_the_signs_of_masking(finished):
 
 def test_a_study_tells_the_dashboard_what_it_found(finished):
     place, _ = finished
-    attack = runs.find({"stage": "attack", "training": "plain"})[0]
-    name = runs.tag(attack, "bim_a.study")
+    attack = lookup.find({"stage": "attack", "training": "plain"})[0]
+    name = lookup.tag(attack, "bim_a.study")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
     assert study.user_attrs["mlflow_run"] == attack.info.run_id
     assert study.user_attrs["command"].startswith("advtrack attack --dataset synthetic --model resnet18")
     note = " ".join(map(str, study._storage.get_study_system_attrs(study._study_id).values()))
     assert "the target" in note and attack.info.run_id in note and "![curve.png](/artifacts/" in note
     files = [path.read_bytes() for path in (place.folder / "optuna-artifacts").iterdir()]
-    assert runs.read_artifact(attack.info.run_id, "bim_a/curve.png") in files
+    assert lookup.read_artifact(attack.info.run_id, "bim_a/curve.png") in files
 
 
 def test_perturbations_of_a_robust_victim_are_held_against_the_plain_one(finished):
-    plain, robust = (runs.find({"stage": "attack", "training": kind})[0] for kind in ("plain", "adversarial"))
+    plain, robust = (lookup.find({"stage": "attack", "training": kind})[0] for kind in ("plain", "adversarial"))
     # DeepFool and PIA have one where they fool enough of both.
     attack = next(name for name in ("deepfool", "pia") if f"{name}/ratio_l2" in robust.data.metrics)
     for norm in ("l0", "l2", "linf"):
@@ -121,22 +121,22 @@ def test_perturbations_of_a_robust_victim_are_held_against_the_plain_one(finishe
 
 
 def test_table_two_is_the_mean_of_the_transferred_rates(finished):
-    robust = runs.find({"stage": "attack", "training": "adversarial"})[0].info.run_id
+    robust = lookup.find({"stage": "attack", "training": "adversarial"})[0].info.run_id
     rates = [
-        json.loads(runs.read_artifact(robust, f"{name}/result.json"))["transferred_fooling_rate"]
+        json.loads(lookup.read_artifact(robust, f"{name}/result.json"))["transferred_fooling_rate"]
         for name in TABLE_ATTACKS
     ]
-    comparison = runs.find({"stage": "compare"})[0].info.run_id
-    header, line = runs.read_artifact(comparison, "table_II.csv").decode().splitlines()[:2]
+    comparison = lookup.find({"stage": "compare"})[0].info.run_id
+    header, line = lookup.read_artifact(comparison, "table_II.csv").decode().splitlines()[:2]
     value = dict(zip(header.split(","), line.split(","), strict=False))["resnet18"]
     assert float(value) == pytest.approx(100 * np.mean(rates), rel=1e-6)
 
 
 def test_a_models_page_has_its_row_of_the_tables(finished):
     described = MlflowClient().get_registered_model(NAME).description
-    comparison = runs.find({"stage": "compare"})[0].info.run_id
+    comparison = lookup.find({"stage": "compare"})[0].info.run_id
     for number in ("I", "II", "III"):
-        line = runs.read_artifact(comparison, f"table_{number}.md").decode().splitlines()[4]
+        line = lookup.read_artifact(comparison, f"table_{number}.md").decode().splitlines()[4]
         cell = line.split("|")[3].strip()
         # MLflow's Markdown takes [...] (2) for a link.
         assert cell.replace("[", r"\[") in described, (number, described)
@@ -145,11 +145,11 @@ def test_a_models_page_has_its_row_of_the_tables(finished):
 
 def test_the_second_call_does_nothing_again(finished, overrides):
     place, _ = finished
-    before = {run.info.run_id for run in runs.find({"stage": "attack"})}
+    before = {run.info.run_id for run in lookup.find({"stage": "attack"})}
     result = place.advtrack("main", "--overrides", overrides)
     assert result.exit_code == 0, result.output
-    assert {run.info.run_id for run in runs.find({"stage": "attack"})} == before
-    assert len(runs.find({"stage": "fold"})) == 2
+    assert {run.info.run_id for run in lookup.find({"stage": "attack"})} == before
+    assert len(lookup.find({"stage": "fold"})) == 2
 
 
 def test_the_users_own_example_works_once_a_model_is_trained(finished):
@@ -157,7 +157,7 @@ def test_the_users_own_example_works_once_a_model_is_trained(finished):
     arguments = ["--model", "resnet18", "--attack", "deepfool", "--samples", "6,pia=2,jsma=3"]
     result = place.advtrack("attack", *arguments, "--max-iter", "10,jsma=20,pia=10", "--trials", "6")
     assert result.exit_code == 0, result.output
-    assert runs.find({"stage": "attack"})[0].data.metrics["deepfool/fooling_rate"] > 0
+    assert lookup.find({"stage": "attack"})[0].data.metrics["deepfool/fooling_rate"] > 0
 
 
 def test_the_search_asked_for_last_is_the_one_shown(finished):
@@ -166,7 +166,7 @@ def test_the_search_asked_for_last_is_the_one_shown(finished):
 
     def shown():
         version = registry.by_alias(NAME, "standard")
-        return runs.get(version.tags["attack.deepfool"]).data.metrics["deepfool/samples"]
+        return lookup.get(version.tags["attack.deepfool"]).data.metrics["deepfool/samples"]
 
     for samples in (3, 2, 3):  # the last of them is only reused
         assert place.advtrack(*search, str(samples)).exit_code == 0
@@ -182,8 +182,8 @@ def test_a_pair_that_differs_in_more_than_its_training_is_refused(finished):
 def test_the_registered_model_takes_waveforms(finished):
     place, _ = finished
     version = registry.by_alias(NAME, "standard")
-    victim_run = runs.get(version.run_id)
-    lines = runs.read_artifact(victim_run.info.run_id, "test_predictions.csv").decode().splitlines()
+    victim_run = lookup.get(version.run_id)
+    lines = lookup.read_artifact(victim_run.info.run_id, "test_predictions.csv").decode().splitlines()
     expected = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     waveform, rate = clip.decode(place.folder / "work" / "synthetic" / "audio" / expected["clip"])
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@standard")
@@ -200,7 +200,7 @@ def test_promotion_lists_every_unmet_threshold_then_moves_the_champion(finished)
     assert "--min-accuracy 1" in refused.output and "for --max-fooling-rate: the search in run" in refused.output
     assert "it struck 6 clips, of --min-samples 10" in refused.output
     assert registry.by_alias(NAME, "champion") is None
-    assert runs.find({"stage": "promote"})[0].info.status == "FAILED"
+    assert lookup.find({"stage": "promote"})[0].info.status == "FAILED"
     accepted = place.advtrack("promote", "--model", "resnet18")
     assert accepted.exit_code == 0, accepted.output
     assert registry.by_alias(NAME, "champion").version == registry.by_alias(NAME, "robust").version
@@ -253,9 +253,9 @@ def test_budgets_found_on_one_victim_are_tried_on_another(finished):
     for origin in (plain, "standard"):
         result = place.advtrack(*asked, "--attack", "bim_b", "--budget-from", origin)
         assert result.exit_code == 0, result.output
-    found = runs.find({"stage": "transfer"})
+    found = lookup.find({"stage": "transfer"})
     assert len(found) == 1  # the same budgets
-    record = json.loads(runs.read_artifact(robust, "bim_b/result.json"))
+    record = json.loads(lookup.read_artifact(robust, "bim_b/result.json"))
     assert found[0].data.metrics["bim_b/fooling_rate"] == pytest.approx(record["transferred_fooling_rate"], rel=1e-5)
     assert registry.by_alias(NAME, "robust").tags["attack.bim_b"] == robust  # its own search remains the one shown
     for origin, named in (("0" * 32, "no budget of bim_b"), ("nobody", "nobody"), ("99", "99")):
@@ -280,14 +280,14 @@ def test_the_papers_protocol_strikes_more_than_the_test_clips(finished):
     for protocol in ("test", "paper"):
         result = place.advtrack(*search, "--protocol", protocol)
         assert result.exit_code == 0, result.output
-        clips[protocol] = runs.find({"stage": "attack"})[0].data.metrics["deepfool/samples"]
+        clips[protocol] = lookup.find({"stage": "attack"})[0].data.metrics["deepfool/samples"]
     assert clips["paper"] > 2 * clips["test"]
 
 
 def test_the_command_in_the_note_finds_the_finished_search(finished, caplog):
     place, _ = finished
-    attack = runs.find({"stage": "attack", "training": "adversarial"})[0]
-    name = runs.tag(attack, "bim_b.study")
+    attack = lookup.find({"stage": "attack", "training": "adversarial"})[0]
+    name = lookup.tag(attack, "bim_b.study")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{place.folder / 'optuna.db'}")
     trials = len(study.trials)
     caplog.set_level("INFO", "advtrack")

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from mlflow.tracking import MlflowClient
 
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 
 pytestmark = pytest.mark.slow
 NAME = "esc50-stft-resnet18"
@@ -34,7 +34,7 @@ def place(few_clips, lasting):
 
 
 def made(stage):
-    return runs.find({"stage": stage}, status="FINISHED")[0].info.run_id
+    return lookup.find({"stage": stage}, status="FINISHED")[0].info.run_id
 
 
 def refused(place, run_id):
@@ -49,7 +49,7 @@ def spoil():
     changed = []
 
     def change(run_id, name, value):
-        changed.append((run_id, name, runs.tag(runs.get(run_id), name)))
+        changed.append((run_id, name, lookup.tag(lookup.get(run_id), name)))
         MlflowClient().set_tag(run_id, f"advtrack.{name}", value)
 
     yield change
@@ -61,7 +61,7 @@ def spoil():
 def test_a_run_repeated_is_the_same_and_disturbs_nothing(place, stage):
     def state():
         aliases = {alias: registry.by_alias(NAME, alias) for alias in ("standard", "robust", "champion")}
-        others = {one.info.run_id: one.info.end_time for one in runs.find({})}
+        others = {one.info.run_id: one.info.end_time for one in lookup.find({})}
         return aliases, others
 
     before = state()
@@ -69,8 +69,8 @@ def test_a_run_repeated_is_the_same_and_disturbs_nothing(place, stage):
     assert result.exit_code == 0, result.output
     assert "the same result" in result.stdout
     assert state() == before
-    fresh = runs.get(result.stdout.split("repeated as ")[1].split(":")[0])
-    assert runs.tag(fresh, "rerun_of") == made(stage) and runs.tag(fresh, "same_result") == "True"
+    fresh = lookup.get(result.stdout.split("repeated as ")[1].split(":")[0])
+    assert lookup.tag(fresh, "rerun_of") == made(stage) and lookup.tag(fresh, "same_result") == "True"
     assert fresh.info.status == "FINISHED" and fresh.info.run_id != made(stage)
 
 
@@ -84,7 +84,7 @@ def test_training_that_is_done_is_not_taken_from_a_repeated_run(place):
 
 def test_another_result_is_told_with_both_values_and_status_one(place):
     trained = made("train")
-    right = runs.get(trained).data.metrics["test_accuracy"]
+    right = lookup.get(trained).data.metrics["test_accuracy"]
     MlflowClient().log_metric(trained, "test_accuracy", 0.123)
     result = place.advtrack("rerun", trained)
     MlflowClient().log_metric(trained, "test_accuracy", right)
@@ -117,7 +117,7 @@ def test_a_run_of_other_code_is_refused(place, spoil):
 
 def test_adversarial_training_is_repeated_beside_the_plain_victim_that_it_had(place):
     """Wherever ``standard`` points by now: here at another fold and seed."""
-    moved = registry.version(NAME, runs.tag(runs.get(made("adv-train")), "standard").split("/")[1])
+    moved = registry.version(NAME, lookup.tag(lookup.get(made("adv-train")), "standard").split("/")[1])
     assert place.advtrack("train", *CELL, "--folds", "fold1", "--epochs", "1", "--seed", "1").exit_code == 0
     assert registry.by_alias(NAME, "standard").version != moved.version
     result = place.advtrack("rerun", made("adv-train"))

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from time import monotonic, sleep
 
 import mlflow
 import numpy as np
 import pytest
-import requests
 from mlflow.tracking import MlflowClient
 
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 
 pytestmark = pytest.mark.slow
 NAME = "esc50-stft-resnet18"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(request, tmp_path_factory, empty_store):
+def server(request, tmp_path_factory, empty_store, serving):
     """A tracking server of this test's own; its address."""
     folder = tmp_path_factory.mktemp("server")
     if request.param == "sqlite":
@@ -34,26 +29,10 @@ def server(request, tmp_path_factory, empty_store):
         with psycopg.connect(address, autocommit=True) as database:
             database.execute("CREATE DATABASE mlflow")
         store = address.replace("postgresql://", "postgresql+psycopg://").removesuffix("postgres") + "mlflow"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    url, until = f"http://127.0.0.1:{port}", monotonic() + 120
-    try:
-        while True:
-            try:
-                requests.get(f"{url}/health", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                assert process.poll() is None and monotonic() < until, (folder / "log").read_text()
-                sleep(0.2)
+    command = ["server", "--backend-store-uri", store, "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with serving(*command, folder=folder, answers_at="/health") as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture
@@ -81,7 +60,7 @@ def test_from_clips_to_a_champion_that_answers(place, few_clips):
     done("promote", *cell, "--rollback")
     champion = registry.by_alias(NAME, "champion")
     assert champion.version == "1"
-    fold = runs.get(champion.run_id)
+    fold = lookup.get(champion.run_id)
     assert fold.data.metrics["test_accuracy"] == pytest.approx(float(champion.tags["accuracy"]), abs=1e-4)
     assert fold.data.metrics["system/cpu_utilization_percentage"] >= 0
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")

@@ -8,7 +8,7 @@ import pytest
 from advtrack.reporting.records import AttackRecord
 from advtrack.reporting.tables import ratio_interval
 from advtrack.stages.clips import perturbation_ratios, with_clips
-from advtrack.stages.evidence import csv_text
+from advtrack.stages.sample_table import SampleRow, log_samples
 from advtrack.tracking import runs
 
 PLAIN = np.random.default_rng(0).gamma(2, 0.01, 24)
@@ -19,13 +19,15 @@ def searched(name, perturbation, success=None, allowed=0.3, **changes):
     success = np.ones(24, bool) if success is None else np.array(success)
     counted = np.where(success, perturbation, allowed)
     rows = [
-        {"clip": f"c{i}", "source": f"r{i // 3}", "success": bool(success[i]), "l0": 5.0, "l2": 2 * perturbation[i]}
-        | {"linf": perturbation[i], "perturbation": counted[i], "fooled_at": 0.1, "resisted_at": 0.0}
-        | {"first_success": 1}
+        SampleRow(
+            clip=f"c{i}", source=f"r{i // 3}", true_class="dog", target_class="", success=bool(success[i]),
+            first_success=1, l0=5.0, l2=2 * perturbation[i], linf=perturbation[i], fooled_at=0.1, resisted_at=0.0,
+            perturbation=counted[i],
+        )
         for i in range(24)
-    ]
+    ]  # fmt: skip
     with runs.stage_run("attack", 1, {"name": name}, title="t", params={}, tags={}) as run:
-        run.text(csv_text(rows), "bim_a/samples.csv")
+        log_samples(run, "bim_a", rows)
     reached = bool(success.mean() >= 0.9)
     record = AttackRecord(
         "bim_a", "linf", reached, 0.9, float(success.mean()), 0.1, None, 9, {},

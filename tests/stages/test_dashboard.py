@@ -16,14 +16,8 @@ from advtrack.errors import InputError
 from advtrack.stages.dashboard import Dashboards, run
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize(("how", "storage"), [(signal.SIGINT, "sqlite:///optuna.db"), (signal.SIGTERM, "journal:///s")])
-def test_both_answer_and_end_with_the_command(tmp_path, how, storage):
+def test_both_answer_and_end_with_the_command(tmp_path, free_port, how, storage):
     ports = free_port(), free_port()
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "advtrack", "dashboard", "--storage", storage]
@@ -56,7 +50,7 @@ def test_both_answer_and_end_with_the_command(tmp_path, how, storage):
         process.stdout.close()
 
 
-def test_a_port_that_is_taken_is_named(tmp_path, monkeypatch, store):
+def test_a_port_that_is_taken_is_named(tmp_path, free_port, monkeypatch, store):
     monkeypatch.chdir(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

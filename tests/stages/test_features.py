@@ -5,7 +5,7 @@ import pytest
 from advtrack.data import synthetic
 from advtrack.errors import InputError
 from advtrack.stages.features import Features, features_command, find_store, run
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_one_call_makes_a_run_and_a_store_of_each_kind(extract):
     for representation, run_id in found.items():
         spectrograms, made_by = find_store("synthetic", representation)
         assert made_by == run_id and spectrograms.representation == representation
-        assert {"manifest.json", "classes.png"} <= set(runs.files(run_id))
+        assert {"manifest.json", "classes.png"} <= set(lookup.files(run_id))
     again = extract("stft", "dwt")
     assert again == found
 

@@ -1,18 +1,21 @@
 """What two searches say together of a victim's gradients, and how signs come back from the runs that looked."""
 
 import math
+from dataclasses import fields
 
 import pytest
 
 from advtrack.attacks.sign import Sign
 from advtrack.stages.masking import black_box_sign, read_signs, write_signs
-from advtrack.tracking import runs
+from advtrack.stages.sample_table import SampleRow
+from advtrack.tracking import lookup, runs
 
 
 def rows(**columns):
-    """A table of samples, as text."""
-    given = {"clip": "abc", "target": "ddd", "success": ["True"] * 3, **columns}
-    return [dict(zip(given, map(str, values), strict=True)) for values in zip(*given.values(), strict=True)]
+    """A table of three samples."""
+    given = {"clip": "abc", "target_class": "ddd", "success": [True] * 3, **columns}
+    each = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+    return [SampleRow(**{**dict.fromkeys(f.name for f in fields(SampleRow)), **values}) for values in each]
 
 
 WHITE = rows(resisted_at=[0.2, 0.2, 0.0], fooled_at=[0.21, 0.22, 0.02])
@@ -25,8 +28,8 @@ WHITE = rows(resisted_at=[0.2, 0.2, 0.0], fooled_at=[0.21, 0.22, 0.02])
         ({"linf": [0.1, 0.15, 0.12]}, 2 / 3, 0.12),
         # The bound itself was resisted, but whatever lies within it was not shown to be nearer.
         ({"linf": [0.2, 0.3, 0.1]}, 0, 0.2),
-        ({"linf": [0.1, 0.1, 0.1], "success": ["False", "True", "True"]}, 1 / 3, 0.1),
-        ({"linf": [0.1, 0.1, 0.1], "success": ["False", "False", "True"]}, 0, math.inf),
+        ({"linf": [0.1, 0.1, 0.1], "success": [False, True, True]}, 1 / 3, 0.1),
+        ({"linf": [0.1, 0.1, 0.1], "success": [False, False, True]}, 0, math.inf),
     ],
 )
 def test_a_black_box_is_nearer_where_the_white_box_is_known_to_have_failed(pia, nearer, median):
@@ -36,14 +39,14 @@ def test_a_black_box_is_nearer_where_the_white_box_is_known_to_have_failed(pia, 
 
 
 def test_only_clips_with_the_same_target_are_held_against_each_other():
-    assert black_box_sign(WHITE, rows(linf=[0.1, 0.1, 0.3], target="dee")).numbers["clips"] == 1
+    assert black_box_sign(WHITE, rows(linf=[0.1, 0.1, 0.3], target_class="dee")).numbers["clips"] == 1
     assert black_box_sign(WHITE, rows(linf=[0.1, 0.1, 0.1], clip="xyz")) is None
 
 
 def looked(signs):
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}, force=True) as stage:
         write_signs(stage, signs)
-    return runs.get(stage.run_id)
+    return lookup.get(stage.run_id)
 
 
 def test_a_sign_stands_in_the_tags_of_its_run_beside_its_numbers_and_comes_back(store):
@@ -52,8 +55,8 @@ def test_a_sign_stands_in_the_tags_of_its_run_beside_its_numbers_and_comes_back(
         "unbounded_fails": Sign(True, {"unbounded": 0.95}),
     }
     run = looked(signs)
-    assert runs.prefixed_tags(run, "masking.") == {"black_box_beats_white_box": "False", "unbounded_fails": "True"}
-    assert runs.tag(run, "masking_numbers.unbounded_fails") == '{"unbounded": 0.95}'
+    assert lookup.prefixed_tags(run, "masking.") == {"black_box_beats_white_box": "False", "unbounded_fails": "True"}
+    assert lookup.tag(run, "masking_numbers.unbounded_fails") == '{"unbounded": 0.95}'
     assert read_signs([run]) == signs
 
 

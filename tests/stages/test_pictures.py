@@ -16,7 +16,7 @@ from advtrack.reporting.gallery import Shown
 from advtrack.reporting.records import AttackRecord, FoldRecord, VictimRecord
 from advtrack.reporting.victim_tables import robust_accuracy_table
 from advtrack.stages import pictures
-from advtrack.tracking import runs
+from advtrack.tracking import lookup, runs
 
 LOSSES = {"train_loss": [2.0, 1.0], "stop_loss": [2.1, 1.2], "stop_accuracy": [0.2, 0.55]}
 
@@ -66,7 +66,7 @@ def test_few_figures_are_not_worth_a_process(monkeypatch):
 
 def test_figures_are_those_of_the_data_set_then_of_each_cell(monkeypatch):
     asked = []
-    monkeypatch.setattr(runs, "history", lambda run_id, name: asked.append(run_id) or LOSSES[name])
+    monkeypatch.setattr(lookup, "history", lambda run_id, name: asked.append(run_id) or LOSSES[name])
     records = [victim(attacks=attacked("a")), victim(run_id="r", training="adversarial"), victim("dwt")]
     shown = [Shown(records[0], {"bim_a": [example()]})]
     drawn = pictures.pictures(records, shown, robust_accuracy_table(records))

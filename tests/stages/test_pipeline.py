@@ -30,3 +30,8 @@ def test_repeats_are_a_value_of_presets_and_reach_training(store, monkeypatch):
     assert asked == [1, 10]
     with pytest.raises(InputError, match="repeats=many: 'many' is not a int"):
         settings(options("repeats=many"))
+
+
+def test_a_value_that_is_overridden_twice_is_refused():
+    with pytest.raises(InputError, match="--overrides epochs=6: epochs is given twice; give it once"):
+        settings(options("epochs=5 folds=1 epochs=6"))

@@ -9,7 +9,7 @@ import pytest
 from advtrack.reporting.cells import Cell, Column, Table
 from advtrack.stages import plan
 from advtrack.stages.plan import as_text, steps
-from advtrack.tracking import runs
+from advtrack.tracking import lookup
 
 CELL = "--dataset esc50 --representation stft --model alexnet"
 FEATURES = "advtrack features --dataset esc50 --representation stft"
@@ -32,7 +32,7 @@ def a_run(seconds, params=None, **tags):
 def history(monkeypatch):
     """Runs that the plan finds, by stage."""
     found = {"features": [], "fold": [], "attack": []}
-    monkeypatch.setattr(runs, "find", lambda tags, status: found[tags["stage"]])
+    monkeypatch.setattr(lookup, "find", lambda tags, status: found[tags["stage"]])
     return found
 
 

@@ -14,7 +14,8 @@ from advtrack.search.space import longest_run
 from advtrack.stages import attack as searching
 from advtrack.stages import fold as training_code
 from advtrack.stages.promote import Promotion, run
-from advtrack.tracking import registry, runs
+from advtrack.stages.sample_table import SampleRow, log_samples
+from advtrack.tracking import lookup, registry, runs
 
 NAME = "sounds-stft-alexnet"
 OPTIONS = Promotion("sounds", "alexnet", "stft", "robust")
@@ -22,8 +23,11 @@ RECORD = AttackRecord(
     "", "linf", True, 0.9, 0.95, 0.01, None, 10, {}, 0.008, 9.0, 0.5, 0.008, 40, 0, 0, 400, None, None, "", 1000,
     code_version=searching.CODE_VERSION,
 )  # fmt: skip
-# Per clip: from which bound on it is fooled, and up to which it resists.
-SAMPLES = 10 * [(0.005, 0.004), (0.01, 0.009), (0.02, 0.015), (math.inf, 0.3)]
+# They differ in the bounds from which on they are fooled, and up to which they resist.
+SAMPLES = 10 * [
+    SampleRow("clip", "recording", "dog", "", fooled < 1, 1, 9.0, 0.1, 0.01, fooled, resisted, 0.01)
+    for fooled, resisted in [(0.005, 0.004), (0.01, 0.009), (0.02, 0.015), (math.inf, 0.3)]
+]
 
 
 @pytest.fixture
@@ -66,8 +70,7 @@ def attacked(store):
             record = replace(RECORD, attack=attack, norm=ATTACKS[attack].norm, run_id=made, plain_run_id=plain_run)
             record = replace(record, **{"longest": longest_run(ATTACKS[attack]), **values})
             stage.json(vars(record), f"{attack}/result.json")
-            rows = "".join(f"{fooled},{resisted}\n" for fooled, resisted in SAMPLES)
-            stage.text(f"fooled_at,resisted_at\n{rows}", f"{attack}/samples.csv")
+            log_samples(stage, attack, SAMPLES)
         store.set_terminated(made)
         registry.tag(version, {f"attack.{attack}": made for attack in attacks})
         return made
@@ -133,8 +136,8 @@ def test_a_victim_that_meets_all_thresholds_becomes_champion_and_says_why(pair):
         registry.by_alias(NAME, "standard").tags["attack.pia"],
     }
     assert set(told["evidence_runs"].split(",")) == {plain.run_id, robust.run_id, *attacks}
-    recorded = runs.get(promotion)
-    assert runs.tag(recorded, "why") == told["promoted_for"] and recorded.info.status == "FINISHED"
+    recorded = lookup.get(promotion)
+    assert lookup.tag(recorded, "why") == told["promoted_for"] and recorded.info.status == "FINISHED"
     assert recorded.data.metrics["accuracy_drop"] == pytest.approx(4)
 
 
@@ -149,9 +152,9 @@ def test_every_threshold_that_is_not_met_is_listed(pair):
         assert f"{attack}/fooling_rate_high 0.648 (0.5 of 40 clips, " in message
         assert f"{attack}/ratio 2 (40 clips) is below --min-perturbation-ratio 2.01" in message
     assert message.count("iterations) is above --max-fooling-rate 0.64") == len(TABLE_ATTACKS)
-    (failed,) = runs.find({"stage": "promote"})
-    assert failed.info.status == "FAILED" and runs.tag(failed, "failure") == message and len(message) > 500
-    unmet = json.loads(runs.read_artifact(failed.info.run_id, "evidence.json"))["unmet"]
+    (failed,) = lookup.find({"stage": "promote"})
+    assert failed.info.status == "FAILED" and lookup.tag(failed, "failure") == message and len(message) > 500
+    unmet = json.loads(lookup.read_artifact(failed.info.run_id, "evidence.json"))["unmet"]
     assert len(unmet) == 14 and message.endswith("; ".join(unmet))
 
 
@@ -338,7 +341,7 @@ def test_a_dry_run_checks_all_and_moves_nothing(pair, caplog):
     promotion = run(replace(ALL_MET, dry_run=True))
     assert champion() is None and "would become" in caplog.text
     assert "promoted_by" not in registry.version(NAME, pair[1].version).tags
-    assert runs.tag(runs.get(promotion), "dry_run") == "True"
+    assert lookup.tag(lookup.get(promotion), "dry_run") == "True"
     assert "--min-accuracy" in refused(replace(ALL_MET, dry_run=True, min_accuracy=0.9))
 
 
@@ -374,7 +377,7 @@ def test_a_promotion_that_was_stopped_after_the_alias_moved_is_taken_back(
     stopped(monkeypatch, again, registry.set_alias, stopped_by)
     assert champion() == "2" and registry.version(NAME, "2").tags["replaced"] == "3"
     if deleted:
-        store.delete_run(runs.find({"stage": "promote"})[0].info.run_id)
+        store.delete_run(lookup.find({"stage": "promote"})[0].info.run_id)
     else:
         run(again)
     back = replace(OPTIONS, rollback=True)
@@ -417,7 +420,7 @@ def test_the_champion_promoted_again_replaces_nothing(fold, caplog):
     before = registry.version(NAME, "2").tags
     again = run(replace(OPTIONS, victim="2", min_accuracy=0.5))
     assert f"{NAME} version 2 is {NAME}@champion already" in caplog.text
-    assert runs.tag(runs.get(again), "replaced") is None and registry.version(NAME, "2").tags == before
+    assert lookup.tag(lookup.get(again), "replaced") is None and registry.version(NAME, "2").tags == before
     assert "--min-accuracy" in refused(replace(OPTIONS, victim="2", min_accuracy=0.9))  # evidence counts all the same
     run(replace(OPTIONS, rollback=True))
     assert champion() == "1"

@@ -25,7 +25,7 @@ from advtrack.stages import train as stage
 from advtrack.stages.predictions import pooled, read_predictions
 from advtrack.stages.train import Training, read_folds, train_folds, weights_digest
 from advtrack.stages.victims import only_victim, recipe
-from advtrack.tracking import registry, runs
+from advtrack.tracking import lookup, registry
 from advtrack.training import fit
 from advtrack.training.history import Epoch
 
@@ -86,11 +86,11 @@ def test_a_fold_that_could_not_be_registered_is_not_trained_again(train, epochs,
         patch.setattr(registry, "register", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train()
-    (failed,) = runs.find({"stage": "fold"})
+    (failed,) = lookup.find({"stage": "fold"})
     assert failed.info.status == "FAILED" and epochs == [1, 2]
     train()
     assert epochs == [1, 2]  # its weights were kept
-    (fold,) = runs.find({"stage": "fold"})
+    (fold,) = lookup.find({"stage": "fold"})
     assert fold.info.run_id == failed.info.run_id and fold.info.status == "FINISHED"
     assert [version.version for version in registry.versions(NAME)] == ["1"]
     assert recipe(registry.by_alias(NAME, "standard")) == {
@@ -103,7 +103,7 @@ def test_a_run_stays_unfinished_until_its_version_is_known(train, monkeypatch):
     original = registry.register
 
     def register(name, model_uri, run_id, *others):
-        seen.append(runs.get(run_id).info.status)
+        seen.append(lookup.get(run_id).info.status)
         return original(name, model_uri, run_id, *others)
 
     monkeypatch.setattr(registry, "register", register)
@@ -145,7 +145,7 @@ def test_copies_are_trained_on_with_their_originals_whatever_their_names():
 def test_images_that_a_network_cannot_take_are_refused_before_anything_runs(train):
     with pytest.raises(InputError, match=r"alexnet cannot take images of 8 x 8"):
         train(model="alexnet")
-    assert not runs.find({})
+    assert not lookup.find({})
 
 
 def test_a_moving_alias_is_named(train, caplog, monkeypatch):
@@ -191,7 +191,7 @@ def test_every_fold_knows_its_training(train):
 
 def test_a_fold_leaves_all_that_tells_what_it_is_and_how_it_came_to_be(train, store):
     train(eps=0.1)
-    (fold,) = runs.find({"stage": "fold"})
+    (fold,) = lookup.find({"stage": "fold"})
     assert (fold.data.params["epochs"], fold.data.params["fold"], fold.data.params["eps"]) == ("2", "0", "0.1")
     for name in ("train_loss", "stop_loss", "stop_accuracy"):
         assert [metric.step for metric in store.get_metric_history(fold.info.run_id, name)] == [1, 2]
@@ -235,23 +235,23 @@ def test_the_publishers_folds_are_trained_by_their_numbers_and_never_compared_wi
     for found in folds:
         tested = {row["clip"] for row in read_predictions(found.run_id)}
         assert tested == {f"{i}.wav" for i in np.flatnonzero(Store.fold == found.fold)}
-        assert runs.tag(runs.get(found.run_id), "protocol") == "official"
+        assert lookup.tag(lookup.get(found.run_id), "protocol") == "official"
     assert recipe(registry.version(NAME, "1")) != recipe(registry.version(NAME, "2"))
     with pytest.raises(
         InputError, match=r"say which version: \d \(8 x 8, official protocol\), 1 \(8 x 8, paper protocol"
     ):
         only_victim("sounds", "stft", "resnet56", "standard")
-    metrics = runs.get(official).data.metrics
+    metrics = lookup.get(official).data.metrics
     assert metrics["folds"] == 2
     for name in ("test_accuracy", "test_macro_f1"):
         values = [getattr(fold, name) for fold in folds]
         assert metrics[name] == pytest.approx(np.mean(values), rel=1e-5)
         assert metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-5)
-    assert {"confusion.png", "folds.json"} <= set(runs.files(official))
+    assert {"confusion.png", "folds.json"} <= set(lookup.files(official))
     matrix, intervals = pooled([fold.run_id for fold in folds], Store.classes)
     ends = {f"{name}_{end}" for name in ("test_accuracy", "test_macro_f1") for end in ("low", "high")}
     assert intervals == pytest.approx({name: metrics[name] for name in ends}, rel=1e-5)
-    for one in (metrics, *(runs.get(found.run_id).data.metrics for found in folds)):
+    for one in (metrics, *(lookup.get(found.run_id).data.metrics for found in folds)):
         for name in ("test_accuracy", "test_macro_f1"):
             assert 0 <= one[f"{name}_low"] <= one[name] <= one[f"{name}_high"] <= 1
     assert matrix.sum() == 40 and np.trace(matrix) / 40 == pytest.approx(metrics["test_accuracy"], rel=1e-5)
@@ -308,7 +308,7 @@ def test_a_recording_under_two_folds_is_refused_before_anything_runs(train, monk
                 break
     with pytest.raises(InputError, match=r"leak: recording 2 in training and test"):
         train(protocol="official", folds="fold2")
-    assert not runs.find({})
+    assert not lookup.find({})
 
 
 def weights_digest_of(fold):
@@ -327,12 +327,12 @@ def test_a_termination_marks_both_runs_and_the_same_command_continues_them(train
         patch.setattr(fit, "_train_epoch", terminated)
         with pytest.raises(Terminated):
             train(force=True)
-    killed = [run for run in runs.find({}) if run.info.status == "KILLED"]
-    assert {runs.tag(run, "stage") for run in killed} == {"train", "fold"}
+    killed = [run for run in lookup.find({}) if run.info.status == "KILLED"]
+    assert {lookup.tag(run, "stage") for run in killed} == {"train", "fold"}
     (state,) = Path("work/training").glob("*.pt")
     assert len(torch.load(state, weights_only=True)["losses"]) == 1
     store_of_runs = MlflowClient()
-    for run in runs.find({}, status="FINISHED"):  # else they would be reused
+    for run in lookup.find({}, status="FINISHED"):  # else they would be reused
         store_of_runs.delete_run(run.info.run_id)
     epochs.clear()
     (fold,) = read_folds(train())
@@ -357,10 +357,10 @@ def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog
     monkeypatch.setattr(fit, "accuracies_under_attack", lambda *arguments: next(script))
     monkeypatch.setattr(fit, "_watched", lambda stop, *others: (stop, 1))
     (fold,) = read_folds(train(eps=0.1, epochs=9))
-    run = runs.get(fold.run_id)
+    run = lookup.get(fold.run_id)
     assert run.data.metrics["best_epoch"] == 1
     assert [run.data.metrics[name] for name in ("fgsm_accuracy", "bim_accuracy")] == [1.0, 0.0]
-    assert runs.tag(run, "overfitted_since") == "2"
+    assert lookup.tag(run, "overfitted_since") == "2"
     assert registry.version(NAME, fold.version).tags["overfitted_since"] == "2"
     assert (
         "since epoch 2 it withstands FGSM and no longer BIM (catastrophic overfitting); epoch 1 counts" in caplog.text
@@ -370,7 +370,7 @@ def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog
 def test_a_network_that_diverged_in_the_last_step_is_not_registered(train):
     with pytest.raises(InputError, match=r"not finite after epoch 1, batch 1 of 1, at a learning rate of \de\+\d\d"):
         train(epochs=1, batch_size=1000, lr=1e30)
-    assert {run.info.status for run in runs.find({})} == {"FAILED"}
+    assert {run.info.status for run in lookup.find({})} == {"FAILED"}
     assert not registry.versions(NAME) and registry.by_alias(NAME, "standard") is None
 
 
@@ -385,10 +385,10 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(train, epochs
         patch.setattr(fit, "_evaluate", evaluate)
         with pytest.raises(InputError, match=r"training cannot be written \(File too large\): make room"):
             train(epochs=1)
-    assert {run.info.status for run in runs.find({})} == {"FAILED"}
+    assert {run.info.status for run in lookup.find({})} == {"FAILED"}
     assert not list(Path("work/training").glob("*.p*"))
     train(epochs=1)
-    assert {run.info.status for run in runs.find({})} == {"FINISHED"} and epochs == [1, 1]
+    assert {run.info.status for run in lookup.find({})} == {"FINISHED"} and epochs == [1, 1]
     assert [version.version for version in registry.versions(NAME)] == ["1"]
 
 
@@ -413,7 +413,7 @@ def killed(monkeypatch):
             patch.setattr(MlflowClient, "set_terminated", lambda *_, **__: None)  # nobody is left to do that
             with pytest.raises(Dead):
                 yield
-        left = {run.info.run_id: run.info.status for run in runs.find({})}
+        left = {run.info.run_id: run.info.status for run in lookup.find({})}
         for run_id in left:
             if left[run_id] == "RUNNING":
                 MlflowClient().set_terminated(run_id, status="KILLED")
@@ -429,8 +429,8 @@ def test_a_fold_killed_after_it_was_registered_is_not_registered_again(train, ep
     assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
     (only,) = read_folds(found)
     assert (only.run_id, only.version) == (registry.version(NAME, "1").run_id, "1")
-    assert len(runs.find({"stage": "fold"})) == 1 and runs.tag(runs.get(only.run_id), "version") == "1"
-    (model,) = MlflowClient().search_logged_models([runs.get(only.run_id).info.experiment_id])
+    assert len(lookup.find({"stage": "fold"})) == 1 and lookup.tag(lookup.get(only.run_id), "version") == "1"
+    (model,) = MlflowClient().search_logged_models([lookup.get(only.run_id).info.experiment_id])
     assert (model.source_run_id, model.status, model.params["fold"]) == (only.run_id, "READY", "0")
 
 
@@ -439,7 +439,7 @@ def test_a_fold_killed_after_its_model_was_logged_is_not_finished_and_goes_on(tr
         train()
     found = train()
     assert [version.version for version in registry.versions(NAME)] == ["1"] and epochs == [1, 2]
-    (only,) = runs.find({"stage": "fold"})
+    (only,) = lookup.find({"stage": "fold"})
     assert only.info.run_id == read_folds(found)[0].run_id and only.info.status == "FINISHED"
 
 

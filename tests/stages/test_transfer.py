@@ -8,6 +8,7 @@ import pytest
 from advtrack.errors import InputError
 from advtrack.reporting.records import AttackRecord
 from advtrack.stages import transfer
+from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import log_record
 from advtrack.tracking import runs
 
@@ -89,7 +90,7 @@ def test_attacks_without_a_budget_there_are_named_and_none_at_all_is_refused(len
 @pytest.mark.parametrize(("stage", "status"), [("transfer", "FINISHED"), ("attack", "KILLED")])
 def test_a_run_that_only_struck_or_was_killed_amid_its_search_has_no_budget_and_is_named(store, stage, status):
     with suppress(KeyboardInterrupt), runs.stage_run(stage, 1, {}, title="t", params={}, tags={}) as run:
-        run.text("clip,success", "bim_a/samples.csv")
+        log_struck(run, "bim_a", ["c"], [True])
         if status == "KILLED":
             raise KeyboardInterrupt
     asked = SimpleNamespace(budget_from=run.run_id, attacks=("bim_a",))
@@ -101,7 +102,7 @@ def test_a_run_that_only_struck_or_was_killed_amid_its_search_has_no_budget_and_
 def test_of_a_run_that_was_killed_the_searches_before_count(store, record, caplog):
     with pytest.raises(KeyboardInterrupt), runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
         log_record(run, record, "a key")
-        run.text("clip,success", "jsma/samples.csv")
+        log_struck(run, "jsma", ["c"], [True])
         raise KeyboardInterrupt
     assert transfer._budgets(SimpleNamespace(budget_from=run.run_id, attacks=("jsma", "bim_a"))) == {"bim_a": record}
     assert "no budget of jsma there" in caplog.text

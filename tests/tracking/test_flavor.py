@@ -2,13 +2,10 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic, sleep
 from types import SimpleNamespace
 
 import mlflow
@@ -86,34 +83,17 @@ def environment(victim):
 
 
 @pytest.fixture(scope="module")
-def server(victim, environment):
+def server(victim, environment, serving):
     """Ask the served champion; status and answer."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/sounds@champion"]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    with (victim / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=victim, env=environment, stdout=log, stderr=log, start_new_session=True)
-    address, until = f"http://127.0.0.1:{port}", monotonic() + 120
+    command = ["models", "serve", "-m", "models:/sounds@champion", "--env-manager", "local"]
+    with serving(*command, folder=victim, answers_at="/ping", env=environment) as address:
 
-    def ask(body):
-        headers = {"Content-Type": "application/json"}
-        answer = requests.post(f"{address}/invocations", data=json.dumps(body), headers=headers, timeout=60)
-        return answer.status_code, answer.json()
+        def ask(body):
+            headers = {"Content-Type": "application/json"}
+            answer = requests.post(f"{address}/invocations", data=json.dumps(body), headers=headers, timeout=60)
+            return answer.status_code, answer.json()
 
-    try:
-        while True:
-            try:
-                requests.get(f"{address}/ping", timeout=5).raise_for_status()
-                break
-            except requests.RequestException:
-                assert process.poll() is None and monotonic() < until, (victim / "serve.log").read_text()
-                sleep(0.2)
         yield ask
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 def expected(network, waveform, rate):

@@ -1,21 +1,17 @@
-"""Runs in a real MLflow store: how they end, are found again, continued, attached to and closed."""
+"""Runs in a real MLflow store: how they end, are reused, continued and attached to."""
 
 import os
 import socket
-import subprocess
-import sys
-import time
 from contextlib import contextmanager
 
-import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from advtrack import processes
 from advtrack.errors import InputError
-from advtrack.tracking import connection, runs
-from advtrack.tracking.runs import find, resume_key, stage_run, umbrella
+from advtrack.tracking import connection, lookup, runs
+from advtrack.tracking.lookup import find
+from advtrack.tracking.runs import resume_key, stage_run, umbrella
 
 KEY = {"digest": "abc", "lr": 0.1}
 
@@ -40,17 +36,11 @@ def failed(error=None, **options):
 
 
 def status(run):
-    return runs.get(run).info.status
+    return lookup.get(run).info.status
 
 
 def count(store):
     return len(store.search_runs([e.experiment_id for e in store.search_experiments()]))
-
-
-def dead_pid():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 # A stage
@@ -59,10 +49,10 @@ def dead_pid():
 def test_a_stage_is_a_finished_run_with_all_it_needs_to_be_found(store):
     with stage() as run:
         assert status(run.run_id) == "RUNNING"
-    done = runs.get(run.run_id)
+    done = lookup.get(run.run_id)
     assert done.info.status == "FINISHED" and not run.reused
     assert done.data.params == {"lr": "0.1"}
-    tags = {name: runs.tag(done, name) for name in ("stage", "dataset", "code_version", "pid", "host", "resume_key")}
+    tags = {name: lookup.tag(done, name) for name in ("stage", "dataset", "code_version", "pid", "host", "resume_key")}
     assert tags == {
         "stage": "train",
         "dataset": "synthetic",
@@ -85,37 +75,13 @@ def test_what_a_stage_logs_can_be_read_back(store):
         run.dataset("esc10", "d" * 64, "/data/esc10")
     history = store.get_metric_history(run.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 0.5), (2, 0.25)]
-    assert runs.read_artifact(run.run_id, "attack/table.csv") == b"a,b\n"
-    assert runs.read_artifact(run.run_id, "attack/figure.png") == b"\x00\x01"
-    assert runs.read_artifact(run.run_id, "figure.png") == b"\x02"
-    assert set(runs.files(run.run_id, "attack")) == {"attack/table.csv", "attack/figure.png"}
-    (given,) = runs.get(run.run_id).inputs.dataset_inputs
+    assert lookup.read_artifact(run.run_id, "attack/table.csv") == b"a,b\n"
+    assert lookup.read_artifact(run.run_id, "attack/figure.png") == b"\x00\x01"
+    assert lookup.read_artifact(run.run_id, "figure.png") == b"\x02"
+    assert set(lookup.files(run.run_id, "attack")) == {"attack/table.csv", "attack/figure.png"}
+    (given,) = lookup.get(run.run_id).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("esc10", "d" * 36)
     assert "/data/esc10" in given.dataset.source
-
-
-def test_an_artifact_that_is_gone_is_named_with_its_run_and_fails_the_run_that_needs_it(store, tmp_path):
-    with stage() as run:
-        run.text("a,b\n", "attack/table.csv")
-    (file,) = tmp_path.rglob("table.csv")
-    file.unlink()
-    for path in ("attack/table.csv", "table.csv"):
-        with pytest.raises(InputError) as caught, stage(key={**KEY, "path": path}) as needing:
-            runs.read_artifact(run.run_id, path)
-        assert str(caught.value).startswith(f"the artifact {path} of run {run.run_id} is not in ")
-        assert status(needing.run_id) == "FAILED"
-
-
-def test_an_artifact_that_cannot_be_read_is_no_artifact_that_is_gone(store, monkeypatch):
-    with stage() as run:
-        run.text("a,b\n", "table.csv")
-
-    def fail(artifact_uri):
-        raise MlflowException("it does not answer")
-
-    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
-    with pytest.raises(MlflowException, match="it does not answer"):
-        runs.read_artifact(run.run_id, "table.csv")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +98,7 @@ def test_an_artifact_that_cannot_be_read_is_no_artifact_that_is_gone(store, monk
 def test_a_stage_that_breaks_says_so_and_why(store, error, ending, reason):
     run = failed(error)
     assert status(run) == ending
-    assert runs.tag(runs.get(run), "failure") == reason
+    assert lookup.tag(lookup.get(run), "failure") == reason
 
 
 # Reuse
@@ -143,7 +109,7 @@ def test_the_same_key_is_reused(store, caplog):
     with caplog.at_level("INFO", "advtrack"), stage(params={"lr": 9}) as run:
         assert run.reused and run.run_id == first
     assert first in caplog.text and "reusing" in caplog.text
-    assert count(store) == 1 and runs.get(first).data.params == {"lr": "0.1"}
+    assert count(store) == 1 and lookup.get(first).data.params == {"lr": "0.1"}
 
 
 @pytest.mark.parametrize("change", [{"key": {**KEY, "lr": 0.2}}, {"version": 2}, {"name": "attack"}, {"force": True}])
@@ -178,16 +144,16 @@ def test_an_interrupted_run_is_continued_under_its_id(store, caplog, error):
         assert status(interrupted) == "RUNNING"
     assert interrupted in caplog.text
     assert status(interrupted) == "FINISHED" and count(store) == 1
-    assert runs.tag(runs.get(interrupted), "failure") is None  # it has not failed after all
+    assert lookup.tag(lookup.get(interrupted), "failure") is None  # it has not failed after all
 
 
-def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_later(store, monkeypatch):
+def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_later(store, dead_pid, monkeypatch):
     told = pytest.raises(InputError, match=r"failed \(gone\); once it answers")
     with monkeypatch.context() as patch, told, connection.answering(), stage() as run:
         patch.setattr(MlflowClient, "log_batch", lambda *arguments, **options: _raise(MlflowException("gone")))
         run.metrics({"loss": 1.0})
     assert status(run.run_id) == "RUNNING"
-    store.set_tag(run.run_id, "advtrack.pid", dead_pid())
+    store.set_tag(run.run_id, "advtrack.pid", dead_pid)
     assert finished() == run.run_id
 
 
@@ -203,8 +169,8 @@ def test_a_reused_stage_that_then_fails_is_a_failed_run(store, monkeypatch):
     with pytest.raises(InputError), stage() as run:
         assert run.reused
         raise InputError("the version is gone")
-    found = runs.get(attached)
-    assert found.info.status == "FAILED" and runs.tag(found, "failure") == "the version is gone"
+    found = lookup.get(attached)
+    assert found.info.status == "FAILED" and lookup.tag(found, "failure") == "the version is gone"
 
 
 def test_an_interrupted_run_of_another_key_is_left_alone(store):
@@ -218,36 +184,14 @@ def test_force_does_not_continue(store):
     assert finished(force=True) != interrupted
 
 
-def test_a_running_run_of_a_process_that_is_gone_is_closed_and_continued(store):
-    with stage() as run:
-        pass
-    store.update_run(run.run_id, status="RUNNING")  # as SIGKILL leaves it
-    store.set_tag(run.run_id, "advtrack.pid", str(dead_pid()))
-    other = finished(key={"digest": "other"})  # whatever stage comes next
-    assert status(run.run_id) == "KILLED" and other != run.run_id
-    assert finished() == run.run_id
-    assert runs.tag(runs.get(run.run_id), "pid") == str(os.getpid())
-
-
-@pytest.mark.parametrize("tags", [{"host": "elsewhere"}, {"pid": str(os.getpid())}])
-def test_running_runs_of_the_living_and_of_other_machines_stay(store, tags):
-    with stage() as run:
-        pass
-    store.update_run(run.run_id, status="RUNNING")
-    for name, value in {"pid": str(dead_pid()), **tags}.items():
-        store.set_tag(run.run_id, f"advtrack.{name}", value)
-    finished(key={"digest": "other"})
-    assert status(run.run_id) == "RUNNING"
-
-
 def test_a_child_is_nested_and_bears_its_tags(store):
     with stage() as run, run.child("fold 3", "k", {"fold": 3}) as child:
         pass
-    done = runs.get(child.run_id)
+    done = lookup.get(child.run_id)
     assert done.info.status == "FINISHED" and done.info.run_name == "fold 3"
     assert done.data.tags["mlflow.parentRunId"] == run.run_id
-    assert done.info.experiment_id == runs.get(run.run_id).info.experiment_id
-    assert (runs.tag(done, "fold"), runs.tag(done, "fold_key")) == ("3", "k")
+    assert done.info.experiment_id == lookup.get(run.run_id).info.experiment_id
+    assert (lookup.tag(done, "fold"), lookup.tag(done, "fold_key")) == ("3", "k")
     assert [found.info.run_id for found in find({"fold_key": "k"}, status="FINISHED")] == [child.run_id]
 
 
@@ -265,9 +209,9 @@ def test_a_failure_before_the_stage_began_is_told_on_the_run_that_mlflow_made(st
     given = store.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", given)
     runs.explain("attack", "no victim")
-    assert (runs.tag(runs.get(given), "stage"), runs.tag(runs.get(given), "failure")) == ("attack", "no victim")
+    assert (lookup.tag(lookup.get(given), "stage"), lookup.tag(lookup.get(given), "failure")) == ("attack", "no victim")
     runs.explain("attack", "told already")  # a stage that took the run over has told it itself
-    assert runs.tag(runs.get(given), "failure") == "no victim"
+    assert lookup.tag(lookup.get(given), "failure") == "no victim"
 
 
 def test_a_fresh_child_leaves_the_interrupted_one_alone(store):
@@ -285,7 +229,7 @@ def test_an_interrupted_child_is_continued_under_another_parent(store):
     with stage(key={"folds": 5}) as parent, parent.child("fold 0", "k", {}) as continued:
         pass
     assert continued.run_id == child.run_id
-    assert runs.get(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id != run.run_id
+    assert lookup.get(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id != run.run_id
 
 
 # The run of mlflow run
@@ -309,7 +253,7 @@ def test_the_given_run_is_attached_to_once(store, attached):
 
 def test_parameters_already_on_the_run_stay_and_what_they_resolved_to_is_a_tag(store, attached):
     finished(params={"device": "cpu", "samples": "12,pia=4", "lr": 0.1})
-    run = runs.get(attached)
+    run = lookup.get(attached)
     assert run.data.params == {"device": "auto", "samples": "'12,pia=4'", "lr": "0.1"}
     resolved = {name: value for name, value in run.data.tags.items() if name.startswith("advtrack.resolved.")}
     assert resolved == {"advtrack.resolved.device": "cpu"}
@@ -322,7 +266,7 @@ def test_a_reuse_ends_the_given_run_and_names_the_earlier_one(store, monkeypatch
     with stage() as run:
         assert run.reused and run.run_id == first
     assert status(given) == "FINISHED"
-    assert runs.tag(runs.get(given), "reused_from") == first
+    assert lookup.tag(lookup.get(given), "reused_from") == first
     assert [found.info.run_id for found in find({"stage": "train"})] == [first]  # a reuse is no result
     with stage() as run:
         assert run.run_id == first
@@ -336,7 +280,7 @@ def test_an_umbrella_holds_the_given_run_while_others_work(store, attached):
     with umbrella("main"):
         assert status(attached) == "RUNNING"
         assert finished() != attached
-    assert status(attached) == "FINISHED" and runs.tag(runs.get(attached), "umbrella") == "True"
+    assert status(attached) == "FINISHED" and lookup.tag(lookup.get(attached), "umbrella") == "True"
 
 
 def test_an_umbrella_without_a_given_run_makes_none(store):
@@ -352,79 +296,22 @@ def test_an_umbrella_fails_with_what_is_under_it(store, attached):
     assert status(attached) == "FAILED"
 
 
-# Finding
-
-
-def test_find_goes_through_all_experiments_newest_first(store, monkeypatch):
-    first = finished()
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", store.create_experiment("elsewhere"))
-    second = finished(key={"digest": "other"})
-    assert runs.get(first).info.experiment_id != runs.get(second).info.experiment_id
-    assert [run.info.run_id for run in find({"stage": "train"})] == [second, first]
-    assert find({"stage": "train", "dataset": "esc10"}) == [] == find({"stage": "train"}, status="FAILED")
-
-
-def test_of_a_container_of_the_same_name_the_signs_of_life_tell(store, monkeypatch):
-    """Its processes are not seen from here: the number of one that works there may be nobody's here."""
-    now = [1000.0]
-    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
-    with stage() as run:
-        pass
-    store.update_run(run.run_id, status="RUNNING")
-    for name, value in {"pid": str(dead_pid()), "pid_namespace": "pid:[1]"}.items():
-        store.set_tag(run.run_id, f"advtrack.{name}", value)
-    for beat in ("5.0", "20.0"):
-        store.set_tag(run.run_id, "advtrack.alive", beat)
-        finished(force=True)
-        now[0] += 119
-        finished(force=True)
-        assert status(run.run_id) == "RUNNING"
-    now[0] += 2
-    finished(force=True)
-    assert status(run.run_id) == "KILLED"
-
-
-def test_a_run_and_its_children_give_signs_of_life_and_close_abandoned_ones(store, monkeypatch):
-    monkeypatch.setattr(processes, "_HEARTBEAT", 0.05)
-    with stage(key={"digest": "other"}) as dead:
-        pass
-    with stage() as run, run.child("fold 0", "k", {}) as child:
-        store.update_run(dead.run_id, status="RUNNING")
-        store.set_tag(dead.run_id, "advtrack.pid", str(dead_pid()))
-        begun = [runs.tag(runs.get(one.run_id), "alive") for one in (run, child)]
-        deadline = time.monotonic() + 60
-        while status(dead.run_id) == "RUNNING" or any(
-            runs.tag(runs.get(one.run_id), "alive") == beat for one, beat in zip((run, child), begun, strict=True)
-        ):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
 # Repeating
 
 
-def test_runs_that_repeat_another_are_never_found_or_continued_but_closed(store):
+def test_runs_that_repeat_another_are_never_found_or_continued_but_closed(store, dead_pid):
     first = finished()
     with runs.rerunning(first), stage(force=True) as again, again.child("fold 0", "k", {}, fresh=True) as child:
         pass
     assert runs.rerun_of() == ""
     for made in (again, child):
-        assert runs.tag(runs.get(made.run_id), "rerun_of") == first
+        assert lookup.tag(lookup.get(made.run_id), "rerun_of") == first
     assert [found.info.run_id for found in find({"stage": "train"})] == [first] and not find({"fold_key": "k"})
     with stage() as reused:
         assert reused.run_id == first
     store.update_run(again.run_id, status="RUNNING")
-    store.set_tag(again.run_id, "advtrack.pid", str(dead_pid()))
+    store.set_tag(again.run_id, "advtrack.pid", dead_pid)
     assert finished(key={"digest": "other"}) and status(again.run_id) == "KILLED"
-
-
-def test_what_a_run_holds_can_be_listed(store):
-    with stage() as run:
-        run.text("a\n", "deep/er/table.csv")
-        run.text("b\n", "table.csv")
-    assert sorted(runs.files(run.run_id)) == ["deep/er/table.csv", "table.csv"]
-    assert runs.params(runs.get(run.run_id)) == {"lr": "0.1"}
-    assert runs.finished(run.run_id) and not runs.finished(failed(key={"other": 1})) and not runs.finished("nonsense")
 
 
 # What the UI shows
@@ -443,21 +330,11 @@ def test_what_a_run_holds_can_be_listed(store):
 def test_metrics_are_rounded_but_counts_are_whole(store, given, shown):
     with stage() as run:
         run.metrics({"value": given})
-    assert runs.get(run.run_id).data.metrics["value"] == shown
+    assert lookup.get(run.run_id).data.metrics["value"] == shown
 
 
 def test_several_names_in_a_parameter_have_commas_between(store):
-    assert runs.get(finished(params={"models": ("alexnet", "vgg16"), "one": ("stft",)})).data.params == {
+    assert lookup.get(finished(params={"models": ("alexnet", "vgg16"), "one": ("stft",)})).data.params == {
         "models": "alexnet,vgg16",
         "one": "stft",
     }
-
-
-def test_the_history_of_a_metric_is_in_order_of_its_steps_and_what_was_logged_again_counts_last(store):
-    with stage() as run:
-        for step, value in ((2, 0.3), (1, 0.5), (10, 0.1)):
-            run.metrics({"loss": value}, step)
-        time.sleep(0.002)  # MLflow's clock ticks in milliseconds
-        run.metrics({"loss": 0.25}, 2)
-    assert runs.history(run.run_id, "loss") == [0.5, 0.25, 0.1]
-    assert runs.history(run.run_id, "nothing") == []
