@@ -42,7 +42,7 @@ class Known:
     confirmations : list of FrozenTrial
         The proofs, whether they held or failed.
     reached : list of (float, int)
-        Of trials that reached the target: eps and iterations.
+        Of trials that reached the target: eps and iterations. Where samples have to be fooled together, proofs alone.
     """
 
     search: Search
@@ -68,7 +68,9 @@ class Known:
             self.trials += 1
         else:  # of an area, the share of the samples that the bounds left it to attack
             self.trials += len(evidence["attacked"]) / len(self.bounds.fooled_at)
-        if trial.user_attrs["reached"]:
+        # A look at a fooling rate follows each sample up to its first example, which the attack may lose again.
+        together = self.search.spec.shorter_runs == "iterates" and self.search.criterion.name == "fooling_rate"
+        if trial.user_attrs["reached"] and (trial.user_attrs[STEP] == CONFIRM or not together):
             self.reached.append((trial.values[0], int(trial.values[1])))
         self.learn(trial.params["eps"], evidence)
 

@@ -49,7 +49,7 @@ class BudgetResult:
         The largest bound known to miss the target, of a search that bisects.
     front : list of (float, int)
         Bounds and iterations that reach the target, none of which is better than another in both. But for the budget
-        itself they are what the trials showed, not confirmed.
+        itself, and for a fooling rate of BIM-b, they are what the trials showed, not confirmed.
     passes : int
         Forward plus backward passes of all trials.
     cut_short : int

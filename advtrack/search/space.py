@@ -208,7 +208,7 @@ class Found:
         one (infinite: never), and not below the other.
     front : list of (float, int)
         Bounds and iterations that reach the target, none of which is better than another in both. But for the budget
-        itself they are what the trials showed, not confirmed.
+        itself, and for a fooling rate of BIM-b, they are what the trials showed, not confirmed.
     missed_at : float or None
         The largest bound known to miss the target, of a search that bisects.
     contradictions : int

@@ -24,7 +24,8 @@ from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 13
+CODE_VERSION = 14
+DEFAULT_TRIALS = 24
 
 
 def run(options: Attacking) -> str:

@@ -409,6 +409,24 @@ def test_bim_b_counts_the_iterate_it_ends_with(storage, script):
     assert sorted(proof) == [(mark, 1) for mark in (0, 1, 2) for _ in range(6)]
 
 
+def test_the_front_of_bim_b_is_what_was_fooled_together(storage, script):
+    """Both are fooled by iterate 4, but together only from iterate 6 on, or, from an eps of 0.2 on, from iterate 5."""
+    far, near = ([[0, 0, 1, 0, last, 1], [0, 0, 0, 1, 1, 1]] for last in (1, 0))
+
+    def per_iterate(marks, eps, max_iter):
+        at = np.array(far if eps >= 0.2 else near, bool)[marks.astype(int), :max_iter]
+        return at, *[np.full(at.shape, eps)] * 3
+
+    def outcome(marks, eps, max_iter):
+        at = per_iterate(marks, eps, 6)[0]
+        return at[:, -1], at.argmax(1) + 1, marks
+
+    script(outcome, per_iterate)
+    few, many = (find(None, marked(2), bim("bim_b", 1.0, max_iter=6, trials=trials), storage) for trials in (1, 30))
+    assert few.front == [(0.3, 5)]
+    assert many.budget.bound < 0.2 and many.front == [(many.budget.bound, 6), (0.3, 5)]
+
+
 def test_no_more_iterations_than_can_change_the_answer(storage, script):
     """The hardest of ten would take 70 iterations; the target is reached without it."""
     firsts = np.array([3, 1, 7, 2, 9, 4, 5, 6, 8, 70])
