@@ -59,7 +59,8 @@ def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
         there = searched_by(origin) if lookup.exists(origin) else set()
         found = {attack: read_record(origin, attack) for attack in options.attacks if attack in there}
     else:
-        victim = find_victim(options.dataset, options.representation, options.model, origin)
+        cell = options.dataset, options.representation, options.model
+        victim = find_victim(*cell, origin, option="--budget-from")
         found = find_records(victim, options.attacks)
     if not found:
         raise InputError(

@@ -8,7 +8,9 @@ from advtrack.stages.features import features_command, stores
 from advtrack.tracking import registry
 
 
-def find_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:
+def find_victim(
+    dataset: str, representation: str, model: str, victim: str, option: str = "--victim"
+) -> registry.Registered:
     """Find a victim by alias or version number.
 
     Parameters
@@ -19,6 +21,8 @@ def find_victim(dataset: str, representation: str, model: str, victim: str) -> r
         Names.
     victim : str
         Alias or version.
+    option : str
+        Where the victim was named, for the message.
 
     Raises
     ------
@@ -36,7 +40,7 @@ def find_victim(dataset: str, representation: str, model: str, victim: str) -> r
         command = training_command(dataset, representation, model, "plain")
         if training == "adversarial":
             command += f" && advtrack adv-train --dataset {dataset} --representation {representation} --model {model}"
-    return registry.resolve(name, victim, command)
+    return registry.resolve(name, victim, command, option)
 
 
 def only_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:

@@ -138,7 +138,7 @@ def dataset_of(dataset: str, representation: str, model: str) -> str:
     return candidates[0] if candidates else "synthetic"
 
 
-def resolve(name: str, victim: str, command: str) -> Registered:
+def resolve(name: str, victim: str, command: str, option: str = "--victim") -> Registered:
     """Find a version by alias or number.
 
     Parameters
@@ -149,6 +149,8 @@ def resolve(name: str, victim: str, command: str) -> Registered:
         Alias or version.
     command : str
         What makes such a victim, for the message.
+    option : str
+        Where the victim was named, for the message.
 
     Raises
     ------
@@ -160,11 +162,11 @@ def resolve(name: str, victim: str, command: str) -> Registered:
             return found
         numbers = ", ".join(one.version for one in versions(name))
         if numbers:
-            raise InputError(f"--victim {victim}: {name} has the versions {numbers}; choose one of them")
-        raise InputError(f"--victim {victim}: {name} has no versions; run first: {command}")
+            raise InputError(f"{option} {victim}: {name} has the versions {numbers}; choose one of them")
+        raise InputError(f"{option} {victim}: {name} has no versions; run first: {command}")
     if found := by_alias(name, victim):
         return found
-    raise InputError(f"--victim {victim}: no registered victim {name}@{victim}; run first: {command}")
+    raise InputError(f"{option} {victim}: no registered victim {name}@{victim}; run first: {command}")
 
 
 def download(victim: Registered) -> Path:

@@ -111,3 +111,14 @@ def test_of_a_run_that_was_killed_the_searches_before_count(store, record, caplo
 def test_a_run_that_does_not_exist_has_no_budget(store):
     with pytest.raises(InputError, match=f"--budget-from {'a' * 32}: no budget of bim_a there"):
         transfer._budgets(SimpleNamespace(budget_from="a" * 32, attacks=("bim_a",)))
+
+
+ALEXNET = {"dataset": "synthetic", "representation": "stft", "model": "alexnet", "attacks": ("bim_a",)}
+
+
+@pytest.mark.parametrize("origin", ["nosuch", "99"])
+def test_a_lender_that_does_not_exist_is_named_with_its_option(registered, origin):
+    registered()
+    with pytest.raises(InputError, match=f"^--budget-from {origin}: ") as refused:
+        transfer._budgets(SimpleNamespace(budget_from=origin, **ALEXNET))
+    assert "--victim" not in str(refused.value)
