@@ -17,7 +17,7 @@ from advtrack.search.study import strike_within
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
 from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import find_records, read_record, searched_by
-from advtrack.stages.victims import find_victim
+from advtrack.stages.victims import only_victim
 from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
@@ -31,7 +31,8 @@ def run(options: Attacking) -> str:
     Raises
     ------
     InputError
-        No such victim, no budgets where the options look for them, or budgets of another data set or representation.
+        No such victim or more than one, no budgets where the options look for them, or budgets of another data set or
+        representation.
     """
     attacked = attacked_by(options)
     budgets = _budgets(options)
@@ -53,14 +54,20 @@ def run(options: Attacking) -> str:
 
 
 def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:
-    """The records of a run, or of the victim that bears an alias or version number."""
+    """The records of a run, or of the victim that bears an alias or version number.
+
+    Raises
+    ------
+    InputError
+        There is no such victim, an alias may mean several, or there are no records.
+    """
     origin = options.budget_from
     if re.fullmatch("[0-9a-f]{32}", origin):
         there = searched_by(origin) if lookup.exists(origin) else set()
         found = {attack: read_record(origin, attack) for attack in options.attacks if attack in there}
     else:
         cell = options.dataset, options.representation, options.model
-        victim = find_victim(*cell, origin, option="--budget-from")
+        victim = only_victim(*cell, origin, option="--budget-from")
         found = find_records(victim, options.attacks)
     if not found:
         raise InputError(

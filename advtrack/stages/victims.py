@@ -43,7 +43,9 @@ def find_victim(
     return registry.resolve(name, victim, command, option)
 
 
-def only_victim(dataset: str, representation: str, model: str, victim: str) -> registry.Registered:
+def only_victim(
+    dataset: str, representation: str, model: str, victim: str, option: str = "--victim"
+) -> registry.Registered:
     """Find a victim as `find_victim` does, where an alias must leave no doubt.
 
     Raises
@@ -52,14 +54,14 @@ def only_victim(dataset: str, representation: str, model: str, victim: str) -> r
         As there; or victims of the same kind were trained on other spectrograms (another image size, other clips), or
         in another protocol, too.
     """
-    found = find_victim(dataset, representation, model, victim)
+    found = find_victim(dataset, representation, model, victim, option)
     if not victim.isdigit() and (kinds := in_doubt(found)):
         listed = ", ".join(
             f"{one.version} ({one.tags['height']} x {one.tags['width']}, {one.tags['protocol']} protocol)"
             for one in kinds
         )
         raise InputError(
-            f"--victim {victim}: {found.name} has victims on several sets of spectrograms or protocols; "
+            f"{option} {victim}: {found.name} has victims on several sets of spectrograms or protocols; "
             f"say which version: {listed}"
         )
     return found

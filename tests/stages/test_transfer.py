@@ -122,3 +122,16 @@ def test_a_lender_that_does_not_exist_is_named_with_its_option(registered, origi
     with pytest.raises(InputError, match=f"^--budget-from {origin}: ") as refused:
         transfer._budgets(SimpleNamespace(budget_from=origin, **ALEXNET))
     assert "--victim" not in str(refused.value)
+
+
+def test_an_alias_that_may_mean_several_lenders_is_refused_and_a_version_taken(registered, lent, record):
+    origin = lent().run_id
+    log_record(runs.StageRun(origin), record, "a key")
+    for height in (32, 64):
+        registered(
+            alias="standard", training="plain", store_digest=height, height=height, width=48, **{"attack.bim_a": origin}
+        )
+    listed = r"2 \(64 x 48, paper protocol\), 1 \(32 x 48, paper protocol\)"
+    with pytest.raises(InputError, match=rf"^--budget-from standard: .* say which version: {listed}$"):
+        transfer._budgets(SimpleNamespace(budget_from="standard", **ALEXNET))
+    assert transfer._budgets(SimpleNamespace(budget_from="1", **ALEXNET)) == {"bim_a": record}
