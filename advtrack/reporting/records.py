@@ -43,7 +43,7 @@ class StruckClips:
     first_success: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackRecord:
     """The result of one budget search against one victim.
 

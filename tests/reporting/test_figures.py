@@ -35,8 +35,10 @@ CLIPS = StruckClips(
     first_success=(2, 2, 7, 1),
 )
 FOUND = AttackRecord(
-    "bim_a", "linf", True, 0.7, 0.75, 0.02, None, 7, {}, 0.015, 900.0, 0.2, 0.02, 4, 0, 0, 100, None, None, "run",
-    1000, 0.3, 0.95, front=[(0.02, 7), (0.04, 3)], clips=CLIPS,
+    attack="bim_a", norm="linf", target_reached=True, target_fooling_rate=0.7, fooling_rate=0.75, bound=0.02,
+    missed_at=None, iterations=7, settings={}, perturbation=0.015, l0=900.0, l2=0.2, linf=0.02, samples=4, seed=0,
+    sample_limit=0, longest=100, transferred_fooling_rate=None, plain_run_id=None, run_id="run", passes=1000,
+    fooling_low=0.3, fooling_high=0.95, front=[(0.02, 7), (0.04, 3)], clips=CLIPS,
 )  # fmt: skip
 
 

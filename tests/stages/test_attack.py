@@ -140,7 +140,9 @@ def test_a_record_is_the_result():
 @pytest.mark.parametrize(("reached", "said"), [(True, "between 0.05 and 0.2;"), (False, "between 0.05 and anything;")])
 def test_what_trials_left_open_is_said_and_tagged(store, caplog, reached, said):
     record = AttackRecord(
-        "bim_a", "linf", reached, 0.9, 0.9, 0.2, 0.05, 9, {}, 0.1, 1.0, 1.0, 0.1, 4, 0, 0, 9, None, None, "r", 72,
+        attack="bim_a", norm="linf", target_reached=reached, target_fooling_rate=0.9, fooling_rate=0.9, bound=0.2,
+        missed_at=0.05, iterations=9, settings={}, perturbation=0.1, l0=1.0, l2=1.0, linf=0.1, samples=4, seed=0,
+        sample_limit=0, longest=9, transferred_fooling_rate=None, plain_run_id=None, run_id="r", passes=72,
         settled=False,
     )  # fmt: skip
     caplog.set_level("INFO", "advtrack")
@@ -156,8 +158,10 @@ def test_what_trials_left_open_is_said_and_tagged(store, caplog, reached, said):
 def test_a_record_comes_back_from_its_run_undefined_norms_and_all(store):
     with runs.stage_run("attack", 1, {}, title="t", params={}, tags={}) as run:
         record = AttackRecord(
-            "jsma", "l0", False, 0.9, 0.0, 64.0, None, 9, {"theta": 1.0}, 9.0, math.nan, math.nan, math.nan,
-            4, 0, 0, 9, None, None, "r", 72,
+            attack="jsma", norm="l0", target_reached=False, target_fooling_rate=0.9, fooling_rate=0.0, bound=64.0,
+            missed_at=None, iterations=9, settings={"theta": 1.0}, perturbation=9.0, l0=math.nan, l2=math.nan,
+            linf=math.nan, samples=4, seed=0, sample_limit=0, longest=9, transferred_fooling_rate=None,
+            plain_run_id=None, run_id="r", passes=72,
         )  # fmt: skip
         searched.log_record(run, record, "key")
     found = searched.read_record(run.run_id, "jsma")

@@ -30,9 +30,11 @@ def searched(name, perturbation, success=None, allowed=0.3, **changes):
         log_samples(run, "bim_a", rows)
     reached = bool(success.mean() >= 0.9)
     record = AttackRecord(
-        "bim_a", "linf", reached, 0.9, float(success.mean()), 0.1, None, 9, {},
-        float((perturbation[success] if reached else counted).mean()), 5.0, 0.1, 0.1, 24, 0, 0, 9, None, None,
-        run.run_id, 72,
+        attack="bim_a", norm="linf", target_reached=reached, target_fooling_rate=0.9,
+        fooling_rate=float(success.mean()), bound=0.1, missed_at=None, iterations=9, settings={},
+        perturbation=float((perturbation[success] if reached else counted).mean()), l0=5.0, l2=0.1, linf=0.1,
+        samples=24, seed=0, sample_limit=0, longest=9, transferred_fooling_rate=None, plain_run_id=None,
+        run_id=run.run_id, passes=72,
     )  # fmt: skip
     return replace(record, **changes)
 

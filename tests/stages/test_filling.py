@@ -39,8 +39,13 @@ def searched(store):
 
     def make(*attacks, **options):
         run = made("attack", {"attacks": ",".join(attacks), **filling._SEARCHING, **options})
-        numbers = [0.9, 0.9, 0.01, None, 9, {}, 0.01, 1.0, 1.0, 0.01, 9, 0, 0, 9, None, None]
-        return {attack: AttackRecord(attack, "linf", True, *numbers, run, 9) for attack in attacks}
+        values = {
+            "norm": "linf", "target_reached": True, "target_fooling_rate": 0.9, "fooling_rate": 0.9, "bound": 0.01,
+            "missed_at": None, "iterations": 9, "settings": {}, "perturbation": 0.01, "l0": 1.0, "l2": 1.0,
+            "linf": 0.01, "samples": 9, "seed": 0, "sample_limit": 0, "longest": 9, "transferred_fooling_rate": None,
+            "plain_run_id": None, "passes": 9,
+        }  # fmt: skip
+        return {attack: AttackRecord(attack=attack, run_id=run, **values) for attack in attacks}
 
     return make
 

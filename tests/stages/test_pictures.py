@@ -28,8 +28,13 @@ def example(clip="a.wav"):
 
 
 def attacked(run_id, name="bim_a"):
-    numbers = [0.9, 0.9, 0.01, None, 9, {}, 0.01, 1.0, 1.0, 0.01, 9, 0, 0, 9, None, None]
-    return {name: AttackRecord(name, "linf", True, *numbers, run_id, 9)}
+    values = {
+        "norm": "linf", "target_reached": True, "target_fooling_rate": 0.9, "fooling_rate": 0.9, "bound": 0.01,
+        "missed_at": None, "iterations": 9, "settings": {}, "perturbation": 0.01, "l0": 1.0, "l2": 1.0, "linf": 0.01,
+        "samples": 9, "seed": 0, "sample_limit": 0, "longest": 9, "transferred_fooling_rate": None,
+        "plain_run_id": None, "passes": 9,
+    }  # fmt: skip
+    return {name: AttackRecord(attack=name, run_id=run_id, **values)}
 
 
 def victim(representation="stft", model="alexnet", run_id="run", attacks=None, training="plain", accuracy=0.5):

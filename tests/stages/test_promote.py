@@ -20,7 +20,9 @@ from advtrack.tracking import lookup, registry, runs
 NAME = "sounds-stft-alexnet"
 OPTIONS = Promotion("sounds", "alexnet", "stft", "robust")
 RECORD = AttackRecord(
-    "", "linf", True, 0.9, 0.95, 0.01, None, 10, {}, 0.008, 9.0, 0.5, 0.008, 40, 0, 0, 400, None, None, "", 1000,
+    attack="", norm="linf", target_reached=True, target_fooling_rate=0.9, fooling_rate=0.95, bound=0.01, missed_at=None,
+    iterations=10, settings={}, perturbation=0.008, l0=9.0, l2=0.5, linf=0.008, samples=40, seed=0, sample_limit=0,
+    longest=400, transferred_fooling_rate=None, plain_run_id=None, run_id="", passes=1000,
     code_version=searching.CODE_VERSION,
 )  # fmt: skip
 # They differ in the bounds from which on they are fooled, and up to which they resist.
