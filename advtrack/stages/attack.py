@@ -13,7 +13,7 @@ from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import publish, search_budget, transferred_success
+from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
 from advtrack.stages import masking
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.clips import perturbation_ratios
@@ -25,7 +25,6 @@ from advtrack.tracking import lookup, registry, runs
 logger = logging.getLogger("advtrack")
 
 CODE_VERSION = 14
-DEFAULT_TRIALS = 24
 
 
 def run(options: Attacking) -> str:
@@ -37,9 +36,10 @@ def run(options: Attacking) -> str:
     Raises
     ------
     InputError
-        No such victim, or nothing it classifies correctly.
+        No such victim, nothing it classifies correctly, or a storage of the studies that cannot be used.
     """
     attacked = attacked_by(options)
+    storage = open_storage(options.storage)
     version, victim = attacked.version, attacked.victim
     adversarial = victim.description.training["kind"] == "adversarial"
     plain = plain_records(version, options.attacks) if adversarial else {}
@@ -54,7 +54,7 @@ def run(options: Attacking) -> str:
             records = {}
             for attack in options.attacks:
                 record = None if options.force else _earlier(attack, keys[attack])
-                record = record or _searched(attack, attacked, plain.get(attack), stage)
+                record = record or _searched(attack, attacked, storage, plain.get(attack), stage)
                 log_record(stage, record, keys[attack])
                 say(record, str(version))
                 records[attack] = record
@@ -64,7 +64,9 @@ def run(options: Attacking) -> str:
     return stage.run_id
 
 
-def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage: runs.StageRun) -> AttackRecord:
+def _searched(
+    attack: str, attacked: Attacked, storage: Storage, plain: AttackRecord | None, stage: runs.StageRun
+) -> AttackRecord:
     """Search an attack's budget and log what was seen; ``plain`` is its result on the plain victim, if there is one."""
     options, victim, version = attacked.options, attacked.victim, attacked.version
     search = search_of(options, attack)
@@ -75,7 +77,7 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
         victim.network,
         struck.samples,
         search,
-        attacked.storage,
+        storage,
         study,
         title,
         fresh=options.force,
@@ -85,14 +87,14 @@ def _searched(attack: str, attacked: Attacked, plain: AttackRecord | None, stage
     transferred = None
     if plain:
         budget = Budget(plain.bound, plain.iterations, plain.settings)
-        transferred = transferred_success(victim.network, struck.samples, search, budget, result, attacked.storage)
+        transferred = transferred_success(victim.network, struck.samples, search, budget, result, storage)
     pictures = log_search(stage, result, struck, attacked.store, victim, search, attacked.shown(attack), transferred)
     facts = {
         "victim": f"{version.name}/{version.version}",
         "mlflow_run": stage.run_id,
         "command": _command(attacked, attack),
     }
-    publish(result, attacked.storage, options.storage, title, facts, pictures)
+    publish(result, storage, options.storage, title, facts, pictures)
     record = _record(result, search, options, transferred, plain, stage.run_id)
     return replace(record, ratios=perturbation_ratios(plain, record)) if plain else record
 

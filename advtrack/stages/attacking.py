@@ -16,7 +16,6 @@ from advtrack.representations.store import SpectrogramSet
 from advtrack.search.criterion import Criterion, CriterionName
 from advtrack.search.sampler import SamplerName
 from advtrack.search.space import Search
-from advtrack.search.study import Storage, open_storage
 from advtrack.stages.by_name import whole_number_for
 from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.device import choose_device
@@ -24,6 +23,9 @@ from advtrack.stages.features import find_store
 from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, strike_list
 from advtrack.stages.victims import only_victim
 from advtrack.tracking import registry
+
+# Options that play a part in a search alone.
+_SEARCHING = {"target_fooling_rate", "trials", "max_iter", "criterion", "tolerance", "sampler", "workers", "storage"}
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class Attacking:
     representation: str
     victim: str
     attacks: tuple[str, ...]
-    target_fooling_rate: float
     samples: str
-    trials: int
-    max_iter: str
     storage: str
     seed: int
     device: str
+    target_fooling_rate: float = SEARCHING["target_fooling_rate"]
+    trials: int = SEARCHING["trials"]
+    max_iter: str = SEARCHING["max_iter"]
     precision: Precision = SEARCHING["precision"]
     criterion: CriterionName = SEARCHING["criterion"]
     tolerance: float = SEARCHING["tolerance"]
@@ -59,13 +61,12 @@ class Attacking:
 
 @dataclass(frozen=True)
 class Attacked:
-    """The victim of a run, and where its searches take place."""
+    """The victim of a run, and what is asked of it."""
 
     options: Attacking
     version: registry.Registered
     victim: Victim
     store: SpectrogramSet
-    storage: Storage
     device: torch.device
 
     @property
@@ -88,9 +89,11 @@ class Attacked:
         }
 
     def params(self) -> dict[str, Any]:
-        """What a run says of its options."""
-        told = {"device": str(self.device), "storage": redacted(self.options.storage)}
-        return {**asdict(self.options), **told, "training": self.victim.description.training["kind"]}
+        """What a run says of its options, but for those that play no part in it."""
+        told = asdict(self.options) | {"device": str(self.device), "storage": redacted(self.options.storage)}
+        without = _SEARCHING if self.options.budget_from else {"budget_from"}
+        told = {name: value for name, value in told.items() if name not in without}
+        return {**told, "training": self.victim.description.training["kind"]}
 
     def struck(self, attack: str) -> Struck:
         """Whom an attack strikes."""
@@ -109,15 +112,14 @@ def attacked_by(options: Attacking) -> Attacked:
     Raises
     ------
     InputError
-        There is none, or the storage of the studies cannot be used.
+        There is none.
     """
     version = only_victim(options.dataset, options.representation, options.model, options.victim)
-    storage = open_storage(options.storage)
     device = choose_device(options.device)
     victim = checkpoint.load(registry.download(version), device)
     digest = victim.description.training["store_digest"]
     store, _ = find_store(victim.description.dataset, options.representation, store_digest=digest)
-    return Attacked(options, version, victim, store, storage, device)
+    return Attacked(options, version, victim, store, device)
 
 
 def sample_limit(options: Attacking, attack: str) -> int:

@@ -2,19 +2,20 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.criterion import Criterion
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget, Search
 from advtrack.stages import attack as stage
-from advtrack.stages import searched
-from advtrack.stages.attacking import Attacking, sample_limit
+from advtrack.stages import rerun, searched
+from advtrack.stages.attacking import Attacked, Attacking, sample_limit
 from advtrack.tracking import lookup, runs
 
 
@@ -49,6 +50,36 @@ def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(samples, expect
 @pytest.mark.parametrize(("samples", "expected"), [("0", 0), ("12", 12), ("0,bim_a=3", 3), ("0,pia=12", 0)])
 def test_others_have_all_unless_told_otherwise(samples, expected):
     assert sample_limit(options(samples=samples), "bim_a") == expected
+
+
+# What a run says
+
+
+def params_of(**changes):
+    victim = SimpleNamespace(description=SimpleNamespace(training={"kind": "plain"}))
+    return Attacked(options(**changes), None, victim, None, torch.device("cpu")).params()
+
+
+def test_a_run_tells_the_options_that_count_for_it_and_no_others():
+    every = {field.name for field in fields(Attacking)} | {"training"}
+    assert params_of().keys() == every - {"budget_from"}
+    struck = params_of(budget_from="standard", samples="7", storage="nonsense")
+    assert struck.keys() == {
+        "dataset", "model", "representation", "victim", "attacks", "samples", "seed", "device", "precision", "protocol",
+        "budget_from", "force", "training",
+    }  # fmt: skip
+    assert (struck["budget_from"], struck["samples"], struck["device"]) == ("standard", "7", "cpu")
+
+
+def test_what_a_run_tells_is_enough_to_repeat_it(store, tmp_path):
+    asked = options(budget_from="standard", victim="3", samples="7", seed=2)
+    tags = {"dataset": "synthetic", "victim": "synthetic-stft-alexnet/3"}
+    params = params_of(budget_from="standard", victim="3", samples="7", seed=2)
+    with runs.stage_run("transfer", 1, {}, title="t", params=params, tags=tags) as run:
+        pass
+    again = rerun._options(lookup.get(run.run_id), Attacking, str(tmp_path))
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    assert again == replace(asked, storage=storage, force=True, trials=again.trials)
 
 
 # Which searches are the same
