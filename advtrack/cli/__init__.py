@@ -130,7 +130,7 @@ def adv_train(**options: Any) -> None:
     "--samples",
     default=defaults.SEARCHING["samples"],
     show_default=True,
-    help="Test clips attacked, as 30,pia=10; 0: all, but 30 for jsma and 10 for pia.",
+    help="Test clips attacked; 0: all. At most 30 by jsma and 10 by pia, but for exceptions, as 60,pia=20.",
 )
 @click.option(
     "--criterion",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from advtrack.stages.samples import PAPER_BATCH, Protocol, Struck, shown_list, s
 from advtrack.stages.victims import only_victim
 from advtrack.tracking import registry
 
+logger = logging.getLogger("advtrack")
+
 # Options that play a part in a search alone.
 _SEARCHING = {"target_fooling_rate", "trials", "max_iter", "criterion", "tolerance", "sampler", "workers", "storage"}
 
@@ -33,8 +36,8 @@ class Attacking:
     """Options of the stage; those of the command line of the same name.
 
     ``samples`` and ``max_iter`` are whole numbers with exceptions by attack, as '12,pia=4'. 0 stands for all clips
-    (``samples``) and for each attack's own longest run (``max_iter``). With ``budget_from``, an MLflow run or an alias,
-    nothing is searched: the budgets found there are tried on this victim.
+    (``samples``; see `sample_limit`) and for each attack's own longest run (``max_iter``). With ``budget_from``, an
+    MLflow run or an alias, nothing is searched: the budgets found there are tried on this victim.
     """
 
     dataset: str
@@ -97,8 +100,17 @@ class Attacked:
 
     def struck(self, attack: str) -> Struck:
         """Whom an attack strikes."""
-        options, limit = self.options, sample_limit(self.options, attack)
-        spec = ATTACKS[attack]
+        options, limit, spec = self.options, sample_limit(self.options, attack), ATTACKS[attack]
+        asked, _ = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
+        if limit and limit < asked:
+            logger.info(
+                "%s: --samples %s is capped at its %d clips; %s=%d takes more",
+                attack,
+                options.samples,
+                limit,
+                attack,
+                asked,
+            )
         return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
 
     def shown(self, attack: str) -> Struck:
@@ -123,7 +135,7 @@ def attacked_by(options: Attacking) -> Attacked:
 
 
 def sample_limit(options: Attacking, attack: str) -> int:
-    """How many clips an attack strikes at most, 0 for all: a costly one has its own limit unless told otherwise."""
+    """How many clips an attack strikes at most, 0 for all: a costly one has a limit that a number by its name lifts."""
     limit, own = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
     default = ATTACKS[attack].sample_limit
     return min(limit or default, default) if default and not own else limit

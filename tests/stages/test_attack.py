@@ -14,7 +14,7 @@ from advtrack.search.criterion import Criterion
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget, Search
 from advtrack.stages import attack as stage
-from advtrack.stages import rerun, searched
+from advtrack.stages import attacking, rerun, searched
 from advtrack.stages.attacking import Attacked, Attacking, sample_limit
 from advtrack.tracking import lookup, runs
 
@@ -50,6 +50,26 @@ def test_a_costly_attack_has_fewer_samples_unless_told_otherwise(samples, expect
 @pytest.mark.parametrize(("samples", "expected"), [("0", 0), ("12", 12), ("0,bim_a=3", 3), ("0,pia=12", 0)])
 def test_others_have_all_unless_told_otherwise(samples, expected):
     assert sample_limit(options(samples=samples), "bim_a") == expected
+
+
+@pytest.mark.parametrize(
+    ("samples", "attack", "limit", "said"),
+    [
+        ("40", "jsma", 30, ["jsma: --samples 40 is capped at its 30 clips; jsma=40 takes more"]),
+        ("12,jsma=40", "pia", 10, ["pia: --samples 12,jsma=40 is capped at its 10 clips; pia=12 takes more"]),
+        ("12,jsma=40", "jsma", 40, []),
+        ("30", "jsma", 30, []),
+        ("0", "pia", 10, []),
+        ("40", "bim_a", 40, []),
+    ],
+)
+def test_a_number_for_all_is_capped_for_a_costly_attack_and_that_is_said(
+    monkeypatch, caplog, samples, attack, limit, said
+):
+    monkeypatch.setattr(attacking, "strike_list", lambda victim, store, spec, limit, *others: limit)
+    caplog.set_level("INFO", "advtrack")
+    assert Attacked(options(samples=samples), None, None, None, None).struck(attack) == limit
+    assert caplog.messages == said
 
 
 # What a run says
