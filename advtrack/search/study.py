@@ -9,7 +9,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,8 @@ from optuna.study import Study
 from optuna.trial import TrialState
 from optuna_dashboard import save_note
 from optuna_dashboard.artifact import get_artifact_path
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from torch import nn
 
 from advtrack.attacks.outcome import AttackOutcome
@@ -54,6 +56,11 @@ def open_storage(url: str) -> Storage:
     InputError
         The URL names no storage, or it cannot be used.
     """
+    if _in_memory(url):
+        raise InputError(
+            f"--storage {url}: a database in memory ends with its process, and no other one can share it; "
+            "give a file, as sqlite:///optuna.db"
+        )
     try:
         for _ in range(_OPENINGS - 1):
             try:
@@ -67,6 +74,16 @@ def open_storage(url: str) -> Storage:
         raise InputError(
             f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
         ) from error
+
+
+def _in_memory(url: str) -> bool:
+    """Whether a URL is that of an SQLite database without a file."""
+    if not url.startswith("sqlite"):
+        return False
+    with suppress(ArgumentError):  # what cannot be read is told by its opening
+        parsed = make_url(url)
+        return parsed.database in (None, "", ":memory:", "file::memory:") or parsed.query.get("mode") == "memory"
+    return False
 
 
 def _opened(url: str) -> Storage:
