@@ -47,10 +47,10 @@ def whole_number_for(option: str, text: str, name: str, names: Collection[str]) 
     Raises
     ------
     InputError
-        It is not a whole number of at least 0.
+        One of the values, whosever it is, is not a whole number of at least 0.
     """
     values = by_name(option, text, names)
-    value = values.get(name, values.get("", "0"))
-    if not value.isdecimal():
-        raise InputError(f"--{option} {text}: {value!r} is not a whole number of at least 0")
-    return int(value), name in values
+    for value in values.values():
+        if not value.isdecimal():
+            raise InputError(f"--{option} {text}: {value!r} is not a whole number of at least 0")
+    return int(values.get(name, values.get("", "0"))), name in values

@@ -14,7 +14,7 @@ from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
-from advtrack.stages.attacking import Attacked, Attacking, attacked_by, search_of
+from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import only_victim
@@ -38,9 +38,10 @@ def run(options: Attacking) -> str:
     budgets = _budgets(options)
     for record in budgets.values():
         _refuse_what_does_not_fit(options.budget_from, record, attacked)
-    key = {"victim": attacked.victim.checkpoint_id, "seed": options.seed, "samples": options.samples}
+    key: dict[str, object] = {"victim": attacked.victim.checkpoint_id, "seed": options.seed}
     key |= {"protocol": options.protocol, "precision": options.precision}
-    key |= {attack: [record.run_id, record.bound] for attack, record in budgets.items()}
+    for attack, record in budgets.items():
+        key[attack] = [record.run_id, record.bound, sample_limit(options, attack)]
     tags = attacked.tags() | {"budget_runs": ",".join(sorted({record.run_id for record in budgets.values()}))}
     with runs.stage_run(
         "transfer", CODE_VERSION, key, title=attacked.title, params=attacked.params(), tags=tags, force=options.force

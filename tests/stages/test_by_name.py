@@ -56,7 +56,12 @@ def test_what_is_no_whole_number_is_refused(text):
         whole_number_for("samples", text, "pia", NAMES)
 
 
-def test_a_wrong_exception_is_told_when_its_turn_comes_and_an_unknown_name_always():
-    assert whole_number_for("samples", "3,pia=many", "jsma", NAMES) == (3, False)
+@pytest.mark.parametrize("text", ["3,pia=many", "pia=", "3,pia=", "3,jsma=4,pia="])
+def test_a_wrong_exception_is_told_whosever_turn_it_is(text):
+    with pytest.raises(InputError, match=f"--samples {text}: .* is not a whole number of at least 0"):
+        whole_number_for("samples", text, "jsma", NAMES)
+
+
+def test_an_unknown_name_is_told_whosever_turn_it_is():
     with pytest.raises(InputError, match="nobody"):
         whole_number_for("samples", "3,nobody=4", "jsma", NAMES)
