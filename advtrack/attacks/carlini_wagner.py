@@ -56,7 +56,8 @@ def carlini_wagner(
 
     ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
     target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
-    the victim were linear: the runner-up in logits, which Eq. 6 would take, often is not. Any other class is a success.
+    the victim were linear, without features at an end of [0, 1] that would have to leave it: the runner-up in logits,
+    which Eq. 6 would take, often is not. Any other class is a success.
     A sample that a constant has not led across that boundary is tried again with Eq. 6 itself, and keeps to it if that
     makes it an example.
     Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
@@ -287,8 +288,8 @@ def _length(w: Tensor) -> Tensor:
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
 
-    A victim of one class has none, and ``y`` stands for it. With it, how many backward passes that took: none if all
-    samples are beyond a boundary.
+    Features at an end of [0, 1] that would have to leave it do not count. A victim of one class has no other, and ``y``
+    stands for it. With it, how many backward passes that took: none if all samples are beyond a boundary.
     """
     if logits.shape[1] == 1:
         return y, 0
@@ -299,6 +300,9 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         gradient = rounded(slope(lead[wanted], x, again=True))
+        # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
+        blocked = ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
+        gradient = gradient.masked_fill(blocked, 0.0)
         distances[:, k] = rounded((rounded(lead) + confidence) / _length(gradient))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count

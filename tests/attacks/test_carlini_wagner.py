@@ -81,6 +81,23 @@ def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, p
     assert (outcome.l2 <= 1.05 * nearest[keep]).all()
 
 
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_a_boundary_that_blocked_features_seem_to_bring_near_is_not_the_nearest(linear_victim, end):
+    # Both rivals trail by 1. Class 1 has steep features that would have to leave the box and two that reach it at
+    # 1 / sqrt(2); class 2 has two others that reach it at 0.4 / sqrt(2).
+    network, outwards = linear_victim(classes=3), -1.0 if end == 0 else 1.0
+    weight = torch.zeros(3, 16, dtype=torch.float64)
+    weight[1, :12], weight[1, 12:14], weight[2, 14:] = 3 * outwards, 1.0, 2.5
+    x = torch.full((1, 1, 4, 4), end, dtype=torch.float64)
+    x.flatten(1)[:, 12:] = 0.4
+    with torch.no_grad():
+        network[1].weight.copy_(weight)
+        network[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]) - torch.cat([torch.zeros(1), (weight[1:] @ x.flatten())]))
+    outcome = carlini_wagner(network, x, torch.tensor([0]), targeted=False)
+    minimal = 0.4 / 2**0.5
+    assert outcome.success.item() and minimal <= outcome.l2.item() <= 1.05 * minimal
+
+
 class Saturating(nn.Module):
     """Seen from the middle, class 1 has the nearest boundary, which it never reaches; class 2, on top of it, does.
 
