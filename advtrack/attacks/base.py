@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -178,8 +177,7 @@ class Attack(EvasionAttack):
         """
         if unknown := kwargs.keys() - ({"start"} if self.starts else set()):
             raise TypeError(f"{type(self).__name__}.generate takes no argument {', '.join(sorted(unknown))}")
-        as_tensor = partial(torch.as_tensor, dtype=torch.float32, device=self.estimator.device)
-        inputs = as_tensor(np.ascontiguousarray(x))
+        inputs = self._as_tensor(x)
         checks.inputs("x", inputs)
         if y is None:
             if self.targeted:
@@ -193,9 +191,15 @@ class Attack(EvasionAttack):
         if self.starts and "start" not in kwargs:
             kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs))]
         params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
-        params = {name: as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()}
+        params = {
+            name: self._as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()
+        }
         outcome = in_batches(type(self).native, self.estimator.model, inputs, labels, **params)
         return outcome.x_adv.cpu().numpy()
+
+    def _as_tensor(self, values: np.ndarray) -> Tensor:
+        """A float32 copy on the victim's device: torch wants a layout and byte order of its own, and to write."""
+        return torch.from_numpy(np.array(values, dtype=np.float32, order="C")).to(self.estimator.device)
 
     def _predict(self, x: Tensor) -> Tensor:
         """Logits, shape (N, classes)."""

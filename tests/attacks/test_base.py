@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -164,6 +165,12 @@ def test_arrays_of_any_layout_and_length(name, precision, art_classifier, clips)
     y = np.zeros(4, int)
     np.testing.assert_array_equal(attack.generate(x[::-1], y), attack.generate(x[::-1].copy(), y))
     assert attack.generate(x[:0], y[:0]).shape == (0, 1, 4, 4)
+    sealed = x.copy()
+    sealed.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # torch's, once a process, of arrays that it cannot write to
+        for given in (sealed, x.astype(">f4")):
+            np.testing.assert_array_equal(attack.generate(given, y), attack.generate(x, y))
 
 
 class Lost(nn.Module):
