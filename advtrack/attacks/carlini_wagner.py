@@ -12,7 +12,7 @@ from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.tanh_box import TanhBox
-from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, per_sample, rivals, rounded, slope
+from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -300,9 +300,7 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
         gradient = rounded(slope(lead[wanted], x, again=True))
-        # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
-        blocked = ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
-        gradient = gradient.masked_fill(blocked, 0.0)
+        gradient = gradient.masked_fill(outward(x, -gradient), 0.0)
         distances[:, k] = rounded((rounded(lead) + confidence) / _length(gradient))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, slope, steady
+from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope, steady
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
@@ -216,8 +216,7 @@ def _step_to_boundary(
         f = margins.gather(1, rival)
         w = slope(f, x_adv, again=True)
         backwards += 1
-        # What stands at an end of [0, 1] cannot be moved out of it, and so brings no boundary closer.
-        blocked = ((x_adv <= 0) & (w < 0)) | ((x_adv >= 1) & (w > 0))
+        blocked = outward(x_adv, w)
         # In units of the largest derivative: squares of very steep or very flat ones leave the range of numbers.
         unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
         f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit

@@ -57,8 +57,17 @@ def boundary_distance(network: nn.Module, x: Tensor, y: Tensor, targeted: bool) 
         x = x.detach().requires_grad_()
         missing = margin(network(x), y, targeted)
         gradient = slope(missing, x)
-    blocked = ((x <= 0) & (gradient > 0)) | ((x >= 1) & (gradient < 0))
-    return missing.detach() / gradient.masked_fill(blocked, 0.0).abs().flatten(1).sum(1)
+    slopes = gradient.masked_fill(outward(x, -gradient), 0.0).abs().flatten(1).sum(1)
+    missing = missing.detach()
+    return (missing / slopes).where((slopes != 0) | (missing != 0), torch.inf)
+
+
+def outward(x: Tensor, direction: Tensor) -> Tensor:
+    """Which features of ``x`` stand at an end of [0, 1] that ``direction`` points out of.
+
+    They cannot be moved that way, and so bring no boundary closer.
+    """
+    return ((x <= 0) & (direction < 0)) | ((x >= 1) & (direction > 0))
 
 
 def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:

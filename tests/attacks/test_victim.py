@@ -50,3 +50,5 @@ def test_the_distance_to_the_boundary_is_exact_on_a_linear_victim():
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
     network.weight.data.zero_()
     assert boundary_distance(network, x, towards, True).tolist() == [torch.inf] * 2 + [-torch.inf] * 2
+    network.bias.data.zero_()  # a tie
+    assert boundary_distance(network, x, towards, True).tolist() == [torch.inf] * 4
