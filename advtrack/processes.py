@@ -182,3 +182,71 @@ def termination_put_off() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
     if came:
         raise Terminated
+
+
+class _Interrupts:
+    """Takes signals that wait: whether one that comes just now is let through, and which one came before."""
+
+    def __init__(self, handlers: dict[int, Callable[[int, FrameType | None], object]]) -> None:
+        self._handlers = handlers
+        self.let_through = False
+        self.waiting: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.let_through or self.waiting is not None:
+            self._pass_on(number, frame)
+        else:
+            self.waiting = number
+
+    def pass_on_what_waits(self) -> None:
+        if self.waiting is not None:
+            self._pass_on(self.waiting, None)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        # What the interrupt makes its receiver close is closed in peace.
+        self.let_through, self.waiting = False, None
+        self._handlers[number](number, frame)
+
+
+_interrupts: _Interrupts | None = None
+
+
+@contextmanager
+def interrupts_put_off() -> Iterator[None]:
+    """Put SIGINT and SIGTERM off until the block ends or comes to a part that is `interruptible`.
+
+    One that came while a library holds a lock or has a transaction open would leave it so, and whoever needs it next
+    waiting. A second one does not wait, lest nothing but SIGKILL ends a process whose database is away. Signals that
+    are ignored, or end the process without a word, stay as they are; in other threads than the main one none comes.
+    """
+    global _interrupts
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    outer, before = _interrupts, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {int(number): handler for number, handler in before.items() if callable(handler)}
+    _interrupts = _Interrupts(handlers)
+    for number in handlers:
+        signal.signal(number, _interrupts)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        ended, _interrupts = _interrupts, outer
+    ended.pass_on_what_waits()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A part of a block of `interrupts_put_off` that an interrupt may end at any point."""
+    interrupts = _interrupts
+    if interrupts is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        interrupts.let_through = True
+        interrupts.pass_on_what_waits()
+        yield
+    finally:
+        interrupts.let_through = False

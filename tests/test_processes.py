@@ -12,7 +12,15 @@ import psutil
 import pytest
 
 from advtrack import processes
-from advtrack.processes import Process, Terminated, Watch, terminable, termination_put_off
+from advtrack.processes import (
+    Process,
+    Terminated,
+    Watch,
+    interruptible,
+    interrupts_put_off,
+    terminable,
+    termination_put_off,
+)
 
 
 def test_this_process_lives_and_is_here():
@@ -91,3 +99,77 @@ def test_no_termination_comes_to_other_threads():
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() is False
+
+
+def interrupt(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def hearing_interrupts():
+    """Interrupts are ignored in what a shell has sent to the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("hearing_interrupts")
+def test_an_interrupt_waits_for_a_part_that_may_be_interrupted():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interrupts_put_off():
+        interrupt()
+        reached.append("after it")
+        with interruptible():
+            pytest.fail("what waited was not passed on")
+    assert reached
+    with pytest.raises(KeyboardInterrupt), interrupts_put_off():
+        with interruptible():
+            reached.append("not interrupted")
+        with interruptible():
+            interrupt()
+            pytest.fail("it was put off")
+    with pytest.raises(KeyboardInterrupt):
+        with interrupts_put_off():
+            interrupt()
+            reached.append("the block's end")
+        pytest.fail("the block swallowed it")
+    assert reached == ["after it", "not interrupted", "the block's end"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("hearing_interrupts")
+def test_what_an_interrupt_makes_close_closes_in_peace_unless_it_is_repeated():
+    closed = []
+    with pytest.raises(KeyboardInterrupt), interrupts_put_off():
+        try:
+            with interruptible():
+                interrupt()
+        finally:
+            interrupt()
+            closed.append("once more")
+            with pytest.raises(KeyboardInterrupt):
+                interrupt()
+                pytest.fail("a second one waited too")
+            closed.append("twice more")
+    assert closed == ["once more", "twice more"]
+
+
+@pytest.mark.usefixtures("hearing_interrupts")
+def test_a_termination_waits_as_an_interrupt_does_where_it_is_heard():
+    with terminable(), pytest.raises(Terminated), interrupts_put_off():
+        interrupt(signal.SIGTERM)
+        with interruptible():
+            pytest.fail("what waited was not passed on")
+    with interrupts_put_off():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_outside_of_such_a_block_and_in_other_threads_nothing_is_put_off():
+    def work():
+        with interrupts_put_off(), interruptible():
+            return signal.getsignal(signal.SIGTERM)
+
+    with interruptible():
+        before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() is before

@@ -14,7 +14,7 @@ from optuna.samplers import PartialFixedSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from advtrack.processes import Process, Watch, beating
+from advtrack.processes import Process, Watch, beating, interruptible
 
 logger = logging.getLogger("advtrack")
 
@@ -141,12 +141,19 @@ def underway(study: Study, step: str) -> list[FrozenTrial]:
 
 def wait() -> None:
     """Let other processes get on."""
-    time.sleep(_POLL)
+    with interruptible():
+        time.sleep(_POLL)
 
 
 def fail(study: Study, number: int) -> None:
     """Close a trial that came to nothing, if it is not closed yet."""
     study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def holder(trial: FrozenTrial) -> str:
+    """Who runs a trial, in words."""
+    told = trial.user_attrs.get(_PROCESS)
+    return "process {pid} on {host}".format(**told) if told else "another process"
 
 
 def reap(study: Study) -> None:

@@ -17,6 +17,7 @@ from advtrack.attacks.base import Attack, Choices, Range
 from advtrack.attacks.batches import Precision, batchwise, in_batches
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.victim import boundary_distance
+from advtrack.processes import interruptible
 from advtrack.search.criterion import Criterion
 from advtrack.search.sampler import SamplerName
 
@@ -182,13 +183,15 @@ class Search:
         def measured(batch: slice) -> Tensor:
             return boundary_distance(network, x_adv[batch], labels[batch], self.spec.targets)
 
-        return torch.cat(batchwise(measured, x_adv, self.batch_size)).double().cpu().numpy()
+        with interruptible():
+            return torch.cat(batchwise(measured, x_adv, self.batch_size)).double().cpu().numpy()
 
     def _run(self, spec: type[Attack], network: nn.Module, samples: Samples, params: dict[str, Any]) -> AttackOutcome:
         labels = samples.target if spec.targets else samples.y
         extra: dict[str, Any] = {"start": samples.start, "seed": self.seed} if spec.starts else {}
         running: dict[str, Any] = {"targeted": spec.targets, "precision": self.precision}
-        return in_batches(spec.native, network, samples.x, labels, self.batch_size, **running, **params, **extra)
+        with interruptible():
+            return in_batches(spec.native, network, samples.x, labels, self.batch_size, **running, **params, **extra)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ from torch import nn
 
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError, reason, redacted
+from advtrack.processes import interrupts_put_off
 from advtrack.search.bounded import search_bound
-from advtrack.search.claims import PASSES, STEP, reap
+from advtrack.search.claims import PASSES, STEP, holder, reap, wait
 from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import optuna_sampler
@@ -46,6 +47,8 @@ _JOURNAL = "journal:///"
 _PATIENCE = 60
 # How often a storage is opened while others make its tables.
 _OPENINGS = 10
+# How often it is looked whether a process is at a study: between two trials it has none for a moment.
+_LOOKS = 10
 
 
 def open_storage(url: str) -> Storage:
@@ -142,30 +145,45 @@ def search_budget(
         Processes that search, this one among them.
     url : str
         The storage, for the other processes.
+
+    Raises
+    ------
+    InputError
+        The study is to be forgotten, and another process is at it.
     """
-    with quiet():
+    with quiet(), interrupts_put_off():
         if fresh and study_name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=study_name, storage=storage)
+            _forget(storage, study_name, title)
         study = _open_study(storage, study_name, search)
         join = partial(_join, network, samples, search, url, study_name)
         try:
             with helped(workers, join):
                 found = _procedure(search)(network, samples, search, study, title)
-        except (KeyboardInterrupt, FileNotFoundError) as error:
-            # An interrupt amid Optuna's release of a journal's lock comes out as that of a lock file that is gone.
-            interrupt = error.__context__ if isinstance(error, FileNotFoundError) else error
-            if not isinstance(interrupt, KeyboardInterrupt):
-                raise
+        except KeyboardInterrupt:
             reap(study)  # of the workers, which have ended with this process's search
             _say_best_so_far(study, title)
-            raise interrupt from None
+            raise
         reap(study)
         return _result(study, search, samples, found)
 
 
+def _forget(storage: Storage, study_name: str, title: str) -> None:
+    """Delete a study, unless a process is at it: the study's next trials would be lost, or land in its successor."""
+    study = optuna.load_study(study_name=study_name, storage=storage)
+    for _ in range(_LOOKS):
+        reap(study)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            raise InputError(
+                f"{title}: --force would take the study from {holder(trial)}, which is at it; end that process first, "
+                "or leave --force out to join it"
+            )
+        wait()
+    optuna.delete_study(study_name=study_name, storage=storage)
+
+
 def _join(network: nn.Module, samples: Samples, search: Search, url: str, study_name: str, index: int) -> None:
     """Help with a search that another process has begun."""
-    with quiet():
+    with quiet(), interrupts_put_off():
         # Seeded like the others, a sampler would propose what they do.
         sampler = optuna_sampler(search.sampler, search.seed + index)
         study = optuna.load_study(study_name=study_name, storage=open_storage(url), sampler=sampler)

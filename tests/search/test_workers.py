@@ -6,14 +6,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from torch import nn
 
-from advtrack.search.study import open_storage
+from advtrack.errors import InputError
+from advtrack.search.criterion import Criterion
+from advtrack.search.space import Search
+from advtrack.search.study import open_storage, search_budget
 
 SEARCHER = Path(__file__).with_name("searcher.py")
 # 22 of 24 samples are needed; they lie evenly in the logarithm between 10**-2.7 and 10**-0.7.
@@ -132,6 +137,17 @@ def alive(pids):
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_a_study_that_a_process_is_at_is_not_forgotten(url, hold):
+    process = begin(url, hold=hold)
+    wait_for(lambda: at_work(url) == {process.pid})
+    search = Search("bim_a", Criterion("fooling_rate", 0.9), 30, 0, max_iter=12)
+    again = partial(search_budget, nn.Identity(), None, search, open_storage(url), "study", "title", fresh=True)
+    with pytest.raises(InputError, match=rf"--force would take the study from process {process.pid} on .* to join it"):
+        again()
+    hold.unlink()
+    check(url, result_of(process))
+
+
 def test_workers_end_with_the_search(url, hold):
     process = begin(url, workers=2, hold=hold)
     wait_for(lambda: len(at_work(url)) == 2)
@@ -170,7 +186,7 @@ def test_an_interrupt_and_a_kill_cost_a_trial_each_and_no_result(url):
     process = begin(url, seconds=0.05)
     wait_for(lambda: finished(url))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far a bound of" in err
     assert not running(url)
     before = finished(url)
