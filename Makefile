@@ -19,8 +19,9 @@ help:
 demo: .venv/.installed
 	PATH="$(CURDIR)/.venv/bin:$$PATH" mlflow run . --env-manager local --experiment-name advtrack
 
+# A process for each core, up to eight.
 test: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n logical --maxprocesses 8 --dist worksteal
 
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -m slow

@@ -987,22 +987,3 @@ def test_a_storage_in_memory_is_refused(url, tmp_path, monkeypatch):
         open_storage(url)
     told = str(refused.value)
     assert told.startswith(f"--storage {url}: a database in memory") and "\n" not in told and not [*tmp_path.iterdir()]
-
-
-def test_an_interrupt_amid_the_release_of_a_lock_is_an_interrupt(storage, script, tmp_path, caplog):
-    """As Optuna's lock of a journal does, which it has let go of when it is told to."""
-
-    def fooled(marks, eps, max_iter):
-        try:
-            raise KeyboardInterrupt
-        except BaseException:
-            (tmp_path / "gone").unlink()
-            raise
-
-    script(fooled)
-    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
-        find(None, marked(2), bim(target=1.0), storage)
-    assert "interrupted; so far none reaches the target" in caplog.text
-    script(lambda marks, eps, max_iter: (tmp_path / "gone").unlink())
-    with pytest.raises(FileNotFoundError):
-        find(None, marked(2), bim(target=1.0), storage, name="another")
