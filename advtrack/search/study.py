@@ -34,6 +34,7 @@ from advtrack.errors import InputError, reason, redacted
 from advtrack.processes import interrupts_put_off
 from advtrack.search.bounded import search_bound
 from advtrack.search.claims import PASSES, STEP, holder, reap, wait
+from advtrack.search.known import PROBE
 from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import optuna_sampler
@@ -343,11 +344,10 @@ def _result(study: Study, search: Search, samples: Samples, found: Found) -> Bud
 def _say_best_so_far(study: Study, title: str) -> None:
     reached = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if t.user_attrs["reached"]]
     best = min(reached, key=lambda trial: trial.values, default=None)
-    told = (
-        f"a bound of {best.values[0]:.4g} reaches the target (trial {best.number})"
-        if best
-        else "none reaches the target"
-    )
+    told = "none reaches the target"
+    if best:
+        doubt = ", not confirmed yet" if best.user_attrs[STEP] == PROBE else ""
+        told = f"a bound of {best.values[0]:.4g} reaches the target (trial {best.number}{doubt})"
     logger.info("%s: interrupted; so far %s. The same command goes on from here", title, told)
 
 

@@ -987,3 +987,16 @@ def test_a_storage_in_memory_is_refused(url, tmp_path, monkeypatch):
         open_storage(url)
     told = str(refused.value)
     assert told.startswith(f"--storage {url}: a database in memory") and "\n" not in told and not [*tmp_path.iterdir()]
+
+
+def test_an_interrupted_search_tells_what_only_a_probe_has_shown(storage, script, caplog):
+    def fooled(marks, eps, max_iter):
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return np.ones(len(marks)), np.ones(len(marks), int), np.full(len(marks), eps)
+
+    calls = script(fooled)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        find(None, marked(2), bim(target=1.0), storage)
+    assert "interrupted; so far a bound of 0.3 reaches the target (trial 0, not confirmed yet)" in caplog.text
+    assert [trial.state for trial in loaded(storage).trials] == [TrialState.COMPLETE, TrialState.FAIL]
