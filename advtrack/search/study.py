@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import random
-import re
-import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.storages import BaseStorage as Storage
-from optuna.storages import JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import TrialState
-from optuna_dashboard import save_note
-from optuna_dashboard.artifact import get_artifact_path
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 from torch import nn
 
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.errors import InputError, reason, redacted
+from advtrack.errors import InputError
 from advtrack.processes import interrupts_put_off
 from advtrack.search.bounded import search_bound
 from advtrack.search.claims import PASSES, STEP, holder, reap, wait
@@ -39,75 +26,13 @@ from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import optuna_sampler
 from advtrack.search.space import NORMS, Budget, Found, Samples, Search
+from advtrack.search.storage import open_storage
 from advtrack.search.workers import helped
 
 logger = logging.getLogger("advtrack")
 
-_JOURNAL = "journal:///"
-# Seconds to wait for another process's write, of which SQLite allows one at a time.
-_PATIENCE = 60
-# How often a storage is opened while others make its tables.
-_OPENINGS = 10
 # How often it is looked whether a process is at a study: between two trials it has none for a moment.
 _LOOKS = 10
-
-
-def open_storage(url: str) -> Storage:
-    """Open, or create, the storage of studies: a database (``sqlite:///...``) or a file (``journal:///path``).
-
-    Raises
-    ------
-    InputError
-        The URL names no storage, or it cannot be used.
-    """
-    if _in_memory(url):
-        raise InputError(
-            f"--storage {url}: a database in memory ends with its process, and no other one can share it; "
-            "give a file, as sqlite:///optuna.db"
-        )
-    try:
-        for _ in range(_OPENINGS - 1):
-            try:
-                return _opened(url)
-            except Exception as error:
-                if not re.search("already exists|alembic_version", str(error)):
-                    raise
-            time.sleep(random.uniform(0.5, 3))  # other processes are making the tables at this very moment
-        return _opened(url)
-    except Exception as error:  # each database driver raises its own
-        raise InputError(
-            f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
-        ) from error
-
-
-def _in_memory(url: str) -> bool:
-    """Whether a URL is that of an SQLite database without a file."""
-    if not url.startswith("sqlite"):
-        return False
-    with suppress(ArgumentError):  # what cannot be read is told by its opening
-        parsed = make_url(url)
-        return parsed.database in (None, "", ":memory:", "file::memory:") or parsed.query.get("mode") == "memory"
-    return False
-
-
-def _opened(url: str) -> Storage:
-    if url.startswith(_JOURNAL):
-        return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
-    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
-    return get_storage(RDBStorage(url, engine_kwargs=engine))
-
-
-def dashboard_storage(url: str) -> str:
-    """A storage as the command optuna-dashboard wants it: of a journal, the path."""
-    return url.removeprefix(_JOURNAL)
-
-
-def artifact_directory(url: str) -> Path:
-    """Where the pictures of the studies in a storage lie: beside its file, or in the current folder."""
-    for prefix in (_JOURNAL, "sqlite:///"):
-        if url.startswith(prefix):
-            return Path(url.removeprefix(prefix)).parent / "optuna-artifacts"
-    return Path("optuna-artifacts")
 
 
 def search_budget(
@@ -193,70 +118,6 @@ def _join(network: nn.Module, samples: Samples, search: Search, url: str, study_
 
 def _procedure(search: Search) -> Any:
     return search_settings if search.spec.minimises else search_bound
-
-
-def publish(
-    result: BudgetResult,
-    storage: Storage,
-    url: str,
-    title: str,
-    facts: Mapping[str, Any],
-    pictures: Mapping[str, bytes],
-) -> None:
-    """Tell the dashboard what a study found: a note, since it knows no constraints and would show others as best.
-
-    Parameters
-    ----------
-    result : BudgetResult
-        It names the study.
-    storage, url
-        Of the study; pictures lie in `artifact_directory`.
-    title : str
-        Of the note.
-    facts : mapping
-        Attributes of the study; also listed in the note.
-    pictures : mapping of str to bytes
-        Image files by name.
-    """
-    verdict = "reaches" if result.reached else "misses"
-    settings = "".join(f", {name} {value:g}" for name, value in result.budget.settings.items())
-    low, high = result.interval()
-    directory = artifact_directory(url)
-    with quiet():
-        study = optuna.load_study(study_name=result.study_name, storage=storage)
-        for name, value in facts.items():
-            study.set_user_attr(name, value)
-        shown = "".join(f"\n![{name}]({path})\n" for name, path in _uploaded(study, directory, pictures).items())
-        save_note(
-            study,
-            f"# {title}\n\nFooling rate **{result.fooling_rate:.3f}** ({low:.3f} to {high:.3f}, "
-            f"{len(result.success)} clips) at {result.norm} <= **{result.budget.bound:.4g}** and "
-            f"**{result.budget.iterations}** iterations{settings}. That {verdict} the target, a "
-            f"{result.criterion.name} of {result.criterion.target:g}."
-            f"{'' if result.settled else _open(result)}"
-            "\n\nTrials with a positive constraint `target_missed_by` missed the target or were given up; they are no "
-            "candidates.\n\n" + "".join(f"- {name}: `{value}`\n" for name, value in facts.items()) + shown,
-        )
-
-
-def _open(result: BudgetResult) -> str:
-    above = f"and {result.budget.bound:.4g}" if result.reached else "and anything"
-    return f" The trials left open where the smallest bound lies: between {result.missed_at or 0:.4g} {above}."
-
-
-def _uploaded(study: Study, directory: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """Keep pictures as the study's artifacts, once each; where the dashboard serves them."""
-    files = {name: f"{hashlib.sha256(content).hexdigest()[:12]}-{name}" for name, content in pictures.items()}
-    known = {one.filename: one.artifact_id for one in get_all_artifact_meta(study)}
-    directory.mkdir(parents=True, exist_ok=True)
-    store = FileSystemArtifactStore(directory)
-    with TemporaryDirectory() as folder:
-        for name, content in pictures.items():
-            if files[name] not in known:
-                file = Path(folder) / files[name]
-                file.write_bytes(content)
-                known[files[name]] = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=study)
-    return {name: get_artifact_path(study, known[files[name]]) for name in pictures}
 
 
 def transferred_success(

@@ -11,9 +11,11 @@ import numpy as np
 from advtrack.errors import redacted
 from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
+from advtrack.search.note import publish
 from advtrack.search.result import BudgetResult
 from advtrack.search.space import Budget, Search
-from advtrack.search.study import Storage, open_storage, publish, search_budget, transferred_success
+from advtrack.search.storage import Storage, open_storage
+from advtrack.search.study import search_budget, transferred_success
 from advtrack.stages import masking
 from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.clips import perturbation_ratios

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from advtrack.errors import InputError
-from advtrack.search.study import artifact_directory, dashboard_storage, open_storage
+from advtrack.search.storage import artifact_directory, dashboard_storage, open_storage
 from advtrack.tracking.connection import store_uri
 
 logger = logging.getLogger("advtrack")

@@ -18,7 +18,7 @@ from advtrack.models import MODELS
 from advtrack.models.zoo import check_size, check_weights
 from advtrack.representations import REPRESENTATIONS
 from advtrack.representations.image import ImageSettings
-from advtrack.search.study import open_storage
+from advtrack.search.storage import open_storage
 from advtrack.stages import adversarial_train, attack, compare, features, train
 from advtrack.stages.attacking import Attacking
 from advtrack.stages.by_name import whole_number_for

@@ -16,7 +16,8 @@ from torch import nn
 
 from advtrack.search.criterion import Criterion
 from advtrack.search.space import Samples, Search
-from advtrack.search.study import open_storage, search_budget
+from advtrack.search.storage import open_storage
+from advtrack.search.study import search_budget
 
 
 class Slow(nn.Module):

@@ -18,8 +18,10 @@ from advtrack.errors import InputError
 from advtrack.processes import Process
 from advtrack.search import claims
 from advtrack.search.criterion import Criterion, successes_needed
+from advtrack.search.note import publish
 from advtrack.search.space import Budget, Samples, Search
-from advtrack.search.study import open_storage, publish, search_budget, strike_within, transferred_success
+from advtrack.search.storage import open_storage
+from advtrack.search.study import search_budget, strike_within, transferred_success
 
 SHAPE = (1, 4, 4)
 TOLERANCE = 0.05

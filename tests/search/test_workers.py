@@ -18,7 +18,8 @@ from torch import nn
 from advtrack.errors import InputError
 from advtrack.search.criterion import Criterion
 from advtrack.search.space import Search
-from advtrack.search.study import open_storage, search_budget
+from advtrack.search.storage import open_storage
+from advtrack.search.study import search_budget
 
 SEARCHER = Path(__file__).with_name("searcher.py")
 # 22 of 24 samples are needed; they lie evenly in the logarithm between 10**-2.7 and 10**-0.7.

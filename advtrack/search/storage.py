@@ -1,0 +1,81 @@
+"""Where Optuna keeps studies: a database or a journal file, and the folder of pictures beside it."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from optuna.storages import BaseStorage as Storage
+from optuna.storages import JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from advtrack.errors import InputError, reason, redacted
+
+_JOURNAL = "journal:///"
+# Seconds to wait for another process's write, of which SQLite allows one at a time.
+_PATIENCE = 60
+# How often a storage is opened while others make its tables.
+_OPENINGS = 10
+
+
+def open_storage(url: str) -> Storage:
+    """Open, or create, the storage of studies: a database (``sqlite:///...``) or a file (``journal:///path``).
+
+    Raises
+    ------
+    InputError
+        The URL names no storage, or it cannot be used.
+    """
+    if _in_memory(url):
+        raise InputError(
+            f"--storage {url}: a database in memory ends with its process, and no other one can share it; "
+            "give a file, as sqlite:///optuna.db"
+        )
+    try:
+        for _ in range(_OPENINGS - 1):
+            try:
+                return _opened(url)
+            except Exception as error:
+                if not re.search("already exists|alembic_version", str(error)):
+                    raise
+            time.sleep(random.uniform(0.5, 3))  # other processes are making the tables at this very moment
+        return _opened(url)
+    except Exception as error:  # each database driver raises its own
+        raise InputError(
+            f"--storage {redacted(url)}: cannot be used ({redacted(reason(error))}); give an Optuna storage URL"
+        ) from error
+
+
+def _in_memory(url: str) -> bool:
+    """Whether a URL is that of an SQLite database without a file."""
+    if not url.startswith("sqlite"):
+        return False
+    with suppress(ArgumentError):  # what cannot be read is told by its opening
+        parsed = make_url(url)
+        return parsed.database in (None, "", ":memory:", "file::memory:") or parsed.query.get("mode") == "memory"
+    return False
+
+
+def _opened(url: str) -> Storage:
+    if url.startswith(_JOURNAL):
+        return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
+    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
+    return get_storage(RDBStorage(url, engine_kwargs=engine))
+
+
+def dashboard_storage(url: str) -> str:
+    """A storage as the command optuna-dashboard wants it: of a journal, the path."""
+    return url.removeprefix(_JOURNAL)
+
+
+def artifact_directory(url: str) -> Path:
+    """Where the pictures of the studies in a storage lie: beside its file, or in the current folder."""
+    for prefix in (_JOURNAL, "sqlite:///"):
+        if url.startswith(prefix):
+            return Path(url.removeprefix(prefix)).parent / "optuna-artifacts"
+    return Path("optuna-artifacts")
