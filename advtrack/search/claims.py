@@ -24,6 +24,8 @@ STEP, PASSES = "step", "passes"
 _CLAIMED, _PROCESS, _BEAT = "claimed", "process", "alive"
 # Seconds between two looks at what other processes do.
 _POLL = 0.1
+# How many in a row find nobody at a study that is free: between two trials a process holds none for a moment.
+_LOOKS = 10
 _watch = Watch()
 
 
@@ -150,10 +152,28 @@ def fail(study: Study, number: int) -> None:
     study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def holder(trial: FrozenTrial) -> str:
-    """Who runs a trial, in words."""
-    told = trial.user_attrs.get(_PROCESS)
-    return "process {pid} on {host}".format(**told) if told else "another process"
+def holder(study: Study) -> Process | None:
+    """Who is at a study, as far as that can be seen: of processes elsewhere, signs of life have to come first.
+
+    Without them, what they hold counts as abandoned after a while, and is closed.
+    """
+    before: dict[int, Any] | None = None
+    free = 0
+    while free < _LOOKS:
+        reap(study)
+        running = _trials(study, TrialState.RUNNING)
+        for trial in running:
+            told = trial.user_attrs.get(_PROCESS)
+            beat = trial.user_attrs.get(_BEAT)
+            alive = before is not None and before.get(trial.number) != beat
+            if told and (alive or Process(**told).here()):
+                return Process(**told)
+        if before is None and running:
+            logger.info("waiting for signs of life of other processes, or for two minutes without any")
+        before = {trial.number: trial.user_attrs.get(_BEAT) for trial in running}
+        free = 0 if running else free + 1
+        wait()
+    return None
 
 
 def reap(study: Study) -> None:

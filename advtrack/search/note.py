@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.storages import BaseStorage as Storage
 from optuna.study import Study
@@ -17,7 +16,7 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from advtrack.search.result import BudgetResult
 from advtrack.search.storage import artifact_directory
-from advtrack.search.study import quiet
+from advtrack.search.study import finished_study, quiet
 
 
 def publish(
@@ -48,7 +47,7 @@ def publish(
     low, high = result.interval()
     directory = artifact_directory(url)
     with quiet():
-        study = optuna.load_study(study_name=result.study_name, storage=storage)
+        study = finished_study(storage, result.study_name)
         for name, value in facts.items():
             study.set_user_attr(name, value)
         shown = "".join(f"\n![{name}]({path})\n" for name, path in _uploaded(study, directory, pictures).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage as Storage
 from optuna.storages import JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -63,9 +64,35 @@ def _in_memory(url: str) -> bool:
 
 def _opened(url: str) -> Storage:
     if url.startswith(_JOURNAL):
-        return get_storage(JournalStorage(JournalFileBackend(url.removeprefix(_JOURNAL))))
+        # The lock is a link to the file, which is looked up from the file's folder.
+        file = str(Path(url.removeprefix(_JOURNAL)).absolute())
+        return get_storage(JournalStorage(JournalFileBackend(file, _MendingLock(file))))
     engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
     return get_storage(RDBStorage(url, engine_kwargs=engine))
+
+
+class _MendingLock(JournalFileSymlinkLock):
+    """A lock of a journal whose holder finds whole lines: what a killed process has left of one is cut off.
+
+    What is written next would be glued to it, and nobody could read the file any more.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file)
+        self._journal = Path(file)
+
+    def acquire(self) -> bool:
+        super().acquire()
+        try:
+            with self._journal.open("r+b") as journal:
+                if journal.seek(0, os.SEEK_END):
+                    journal.seek(-1, os.SEEK_END)
+                    if journal.read() != b"\n":
+                        journal.truncate(self._journal.read_bytes().rfind(b"\n") + 1)
+        except BaseException:
+            self.release()
+            raise
+        return True
 
 
 def dashboard_storage(url: str) -> str:

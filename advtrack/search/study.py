@@ -20,7 +20,7 @@ from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError
 from advtrack.processes import interrupts_put_off
 from advtrack.search.bounded import search_bound
-from advtrack.search.claims import PASSES, STEP, holder, reap, wait
+from advtrack.search.claims import PASSES, STEP, holder, reap
 from advtrack.search.known import PROBE
 from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
@@ -30,9 +30,6 @@ from advtrack.search.storage import open_storage
 from advtrack.search.workers import helped
 
 logger = logging.getLogger("advtrack")
-
-# How often it is looked whether a process is at a study: between two trials it has none for a moment.
-_LOOKS = 10
 
 
 def search_budget(
@@ -96,14 +93,11 @@ def search_budget(
 def _forget(storage: Storage, study_name: str, title: str) -> None:
     """Delete a study, unless a process is at it: the study's next trials would be lost, or land in its successor."""
     study = optuna.load_study(study_name=study_name, storage=storage)
-    for _ in range(_LOOKS):
-        reap(study)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            raise InputError(
-                f"{title}: --force would take the study from {holder(trial)}, which is at it; end that process first, "
-                "or leave --force out to join it"
-            )
-        wait()
+    if process := holder(study):
+        raise InputError(
+            f"{title}: --force would take the study from process {process.pid} on {process.host}, which is at it; end "
+            "that process first, or leave --force out to join it"
+        )
     optuna.delete_study(study_name=study_name, storage=storage)
 
 
@@ -130,8 +124,24 @@ def transferred_success(
     if not search.spec.minimises:
         return strike_within(network, samples, search, budget)[1]
     with quiet():
-        study = optuna.load_study(study_name=own.study_name, storage=storage)
+        study = finished_study(storage, own.study_name)
     return transferred(network, samples, search, budget, study)
+
+
+def finished_study(storage: Storage, name: str) -> Study:
+    """The study of a search that has ended.
+
+    Raises
+    ------
+    InputError
+        It is there no more.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise InputError(
+            f"the study {name} was deleted before its result was logged, as --force does; give the same command again"
+        ) from None
 
 
 def strike_within(

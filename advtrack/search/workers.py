@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 import torch
 
@@ -31,10 +32,13 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
     threads = torch.get_num_threads()
     share = max(1, threads // workers)
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_helper, args=(help_, index, share)) for index in range(1, workers)]
+    others = []
     try:
-        for other in others:
-            other.start()
+        for index in range(1, workers):
+            other = context.Process(target=_helper, args=(help_, index, share))
+            with _without_interrupts():
+                other.start()
+            others.append(other)
         torch.set_num_threads(share)
         yield
     finally:
@@ -47,8 +51,21 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
             other.join()
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Begin processes that SIGINT does not reach, from their first moment on: Ctrl-C is for the one that was called.
+
+    Here it is delivered afterwards.
+    """
+    resource_tracker.ensure_running()  # which lets it through again once it runs
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _helper(help_: Callable[[int], None], index: int, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that was called ends the others
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds in the storage is given up first
     end_with_parent()
     torch.set_num_threads(threads)

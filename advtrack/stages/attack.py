@@ -51,7 +51,10 @@ def run(options: Attacking) -> str:
     with runs.stage_run(
         "attack", CODE_VERSION, keys, title=attacked.title, params=attacked.params(), tags=tags, force=options.force
     ) as stage:
-        if not stage.reused:
+        if stage.reused:
+            for attack in options.attacks:
+                say(read_record(stage.run_id, attack), str(version))
+        else:
             stage.dataset(victim.description.dataset, attacked.store.data_digest, str(attacked.store.path))
             records = {}
             for attack in options.attacks:

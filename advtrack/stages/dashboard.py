@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import FrameType
 from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from advtrack.errors import InputError
+from advtrack.processes import interruptible, interrupts_put_off, terminable
 from advtrack.search.storage import artifact_directory, dashboard_storage, open_storage
 from advtrack.tracking.connection import store_uri
 
@@ -44,7 +44,7 @@ def run(options: Dashboards) -> None:
     Raises
     ------
     InputError
-        A port is taken, the storage cannot be used, or a server does not start or ends by itself.
+        A port is taken or asked for twice, the storage cannot be used, or a server does not start or ends by itself.
     """
     open_storage(options.storage)  # a wrong one is named now, and a new one made
     artifacts = artifact_directory(options.storage)
@@ -58,6 +58,8 @@ def run(options: Dashboards) -> None:
         addresses["MLflow UI"] = store_uri()  # a tracking server has its own
     else:
         wanted.append(("MLflow UI", "--mlflow-port", options.mlflow_port, mlflow))
+    if len(wanted) > 1 and options.mlflow_port == options.optuna_port:
+        raise InputError(f"--mlflow-port {options.mlflow_port}: that is --optuna-port too; choose another port")
     for name, option, port, command in wanted:
         _check_free(options.host, option, port)
         addresses[name] = f"http://{options.host}:{port}"
@@ -77,28 +79,25 @@ def _check_free(host: str, option: str, port: int) -> None:
 def _serve(commands: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) -> None:
     """Run servers, by the address where each answers, and say the addresses once all do."""
 
-    def leave(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, leave)
     servers: dict[str, _Server] = {}
-    try:
-        for address, command in commands.items():
-            servers[address] = _Server.start(command)
-        for address in commands:
-            _await(address, servers)
-        for name, address in addresses.items():
-            logger.info("%s: %s", name, address)
-        logger.info("Ctrl-C ends both")
-        while True:
-            _check_alive(servers)
-            time.sleep(0.5)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for server in servers.values():
-            server.end()
-        signal.signal(signal.SIGTERM, before)
+    with terminable(), interrupts_put_off():
+        try:
+            for address, command in commands.items():
+                servers[address] = _Server.start(command)
+            with interruptible():
+                for address in commands:
+                    _await(address, servers)
+                for name, address in addresses.items():
+                    logger.info("%s: %s", name, address)
+                logger.info("Ctrl-C ends both")
+                while True:
+                    _check_alive(servers)
+                    time.sleep(0.5)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for server in servers.values():
+                server.end()
 
 
 @dataclass(frozen=True)

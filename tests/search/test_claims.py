@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from advtrack import processes
 from advtrack.processes import Process
 from advtrack.search import claims
-from advtrack.search.claims import take
+from advtrack.search.claims import holder, take
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -143,3 +143,43 @@ def test_a_trial_in_the_works_gives_signs_of_life_until_others_have_closed_it(st
         pytest.fail("what is closed cannot be worked on")
     (line,) = (record.getMessage() for record in caplog.records if record.name == "advtrack")
     assert line == "trial 0 was closed by another process, which took this one for dead"
+
+
+ELSEWHERE = replace(Process.this(), host="elsewhere", pid=4242)
+
+
+def begun_elsewhere(study):
+    trial = study.ask()
+    trial.set_user_attr("process", asdict(ELSEWHERE))
+    trial.set_user_attr("alive", 1.0)
+    return trial
+
+
+def test_who_is_seen_at_a_study_holds_it(study):
+    trial = other_process(study)
+    assert holder(study) == Process.this()
+    study.tell(trial, 1.0)
+    assert holder(study) is None
+
+
+@pytest.mark.parametrize("sign", ["a beat", "another trial"])
+def test_who_gives_signs_of_life_elsewhere_holds_it_too(study, at_each_wait, caplog, sign):
+    trial = begun_elsewhere(study)
+    deeds = {"a beat": lambda: trial.set_user_attr("alive", 2.0), "another trial": lambda: begun_elsewhere(study)}
+    at_each_wait(lambda: None, deeds[sign])
+    with caplog.at_level("INFO"):
+        assert holder(study) == ELSEWHERE
+    assert "waiting for signs of life" in caplog.text
+
+
+def test_who_gives_none_elsewhere_is_gone(study, monkeypatch):
+    begun_elsewhere(study)
+    monkeypatch.setattr(processes, "_ABANDONED", 0.3)
+    assert holder(study) is None
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
+def test_between_two_trials_a_process_holds_the_study_all_the_same(study, at_each_wait):
+    study.tell(other_process(study), 1.0)
+    at_each_wait(lambda: None, lambda: other_process(study))
+    assert holder(study) == Process.this()

@@ -976,21 +976,6 @@ def test_a_storage_that_cannot_be_used_is_named(url):
         open_storage(url)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://", "sqlite:///file::memory:?uri=true",
-        "sqlite:///file:studies?mode=memory&cache=shared&uri=true",
-    ],
-)  # fmt: skip
-def test_a_storage_in_memory_is_refused(url, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError) as refused:
-        open_storage(url)
-    told = str(refused.value)
-    assert told.startswith(f"--storage {url}: a database in memory") and "\n" not in told and not [*tmp_path.iterdir()]
-
-
 def test_an_interrupted_search_tells_what_only_a_probe_has_shown(storage, script, caplog):
     def fooled(marks, eps, max_iter):
         if len(calls) > 1:

@@ -58,3 +58,9 @@ def test_a_port_that_is_taken_is_named(tmp_path, free_port, monkeypatch, store):
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--optuna-port {port}: Address already in use.*another port"):
             run(Dashboards("sqlite:///optuna.db", "127.0.0.1", free_port(), port))
+
+
+def test_a_port_for_both_is_refused(store, free_port):
+    port = free_port()
+    with pytest.raises(InputError, match=f"--mlflow-port {port}: that is --optuna-port too; choose another port"):
+        run(Dashboards("sqlite:///optuna.db", "127.0.0.1", port, port))
