@@ -8,7 +8,7 @@ distance that any attack of the run reaches makes the lower envelope (Cinà et a
 optimality is 1 if it reaches the envelope everywhere and 0 if it fools nothing. Each attack may take a clip through
 2,000 passes, forwards plus backwards, counted on the network; one that takes more, on average over the clips, is left
 out. Judged is what an attack returns, not what it may have
-met on its way. Writes JSON too.
+met on its way. Writes JSON too, with each clip's distance.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ def main() -> None:
                 "success": float(np.isfinite(distance[distance > 0]).mean()),
                 "median_distance": float(np.median(distance[np.isfinite(distance) & (distance > 0)])),
                 "passes": passes_each[name],
+                "distances": distance.tolist(),
             }
             for name, distance in reached.items()
         }

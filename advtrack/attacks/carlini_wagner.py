@@ -58,8 +58,8 @@ def carlini_wagner(
     target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
     the victim were linear, without features at an end of [0, 1] that would have to leave it: the runner-up in logits,
     which Eq. 6 would take, often is not. Any other class is a success.
-    A sample that a constant has not led across that boundary is tried again with Eq. 6 itself, and keeps to it if that
-    makes it an example.
+    A sample that a constant has not led across that boundary is tried again with Eq. 6 itself; one that has its first
+    example is led from x once more with Eq. 6, by the next constant. It keeps to Eq. 6 if that brings it nearer.
     Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
     itself, exactly, as long as w is where it started.
 
@@ -110,20 +110,31 @@ def carlini_wagner(
     )  # fmt: skip
 
     with frozen(network):
+        unexplored = torch.ones_like(found.astray)
         for _ in range(binary_search_steps):
+            # Of a victim that is not linear, another boundary may be nearer than that of the rival. Its constants are
+            # others; if it is not, those of the rival go on.
+            explores = unexplored & found.best.isfinite() & (found.rival != _STRONGEST)
+            unexplored &= ~explores
+            before, nearest = (const, lower, upper), found.best.clone()
+            lower = lower.masked_fill(explores, 0)
+            if initial_const is None:
+                const = const.masked_fill(explores, torch.nan)
             # An input that is an example already, at distance 0, needs no constant.
-            solved = minimise(found.best > 0, const, lower)
+            solved = minimise(found.best > 0, const, lower, explores)
+            in_vain = explores & (found.best == nearest)
+            found.rival[explores & ~in_vain] = _STRONGEST
             lost = found.astray & found.best.isinf()
             if lost.any():
                 # Their rival led to no example: Eq. 6 itself, with a constant of its own, not below that which failed.
                 lower[lost] = const[lost]
                 if initial_const is None:
                     const[lost] = torch.nan
-                solved |= minimise(lost, const, lower, eq_6=True)
-                assert found.rival is not None  # only an untargeted attack goes astray
+                solved |= minimise(lost, const, lower, lost)
                 found.rival[lost & found.best.isfinite()] = _STRONGEST
                 lower[lost] = 0
-            const, lower, upper = _next_constants(const, lower, upper, solved)
+            after = _next_constants(const, lower, upper, solved)
+            const, lower, upper = (old.where(in_vain, new) for old, new in zip(before, after, strict=True))
 
     return AttackOutcome.of(
         found.x,
@@ -164,18 +175,18 @@ def _minimise(
     rows: Tensor,
     const: Tensor,
     least: Tensor,
+    afresh: Tensor,
     *,
     targeted: bool,
     confidence: float,
     learning_rate: float,
     max_iter: int,
     abort_early: bool,
-    eq_6: bool = False,
 ) -> Tensor:
     """Minimise Eq. 5 for the samples that a mask, bool (N,), selects, each with its constant; True where that succeeds.
 
-    What it meets is kept in ``found``. A constant that is NaN is replaced by a guess, not below ``least``. With
-    ``eq_6`` the attack makes for the strongest other class of each iterate, whatever the rival.
+    What it meets is kept in ``found``. A constant that is NaN is replaced by a guess, not below ``least``. Samples that
+    begin ``afresh``, bool (N,), start from x and make for the strongest other class of each iterate, not the rival.
     """
     best, window = found.best, max(max_iter // 10, 5)
     active = rows.nonzero().squeeze(1)
@@ -183,7 +194,8 @@ def _minimise(
     lowest, earlier = (torch.full_like(best, torch.inf) for _ in range(2))
     rate = torch.zeros_like(best)
     box = TanhBox(found.x[active])
-    w = box.variable((found.x_adv[active] - box.x) * per_sample(best[active].isfinite(), box.x))
+    cold = best.isinf() | afresh
+    w = box.variable((found.x_adv[active] - box.x) * per_sample(~cold[active], box.x))
     adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
 
     for iteration in range(max_iter + 1):
@@ -195,13 +207,13 @@ def _minimise(
         if found.classes is None:  # at the very first forward, of all samples
             found.classes = logits.shape[1]
             checks.labels(y, len(y), found.classes)
-            if not targeted:
+            if not targeted and found.classes > 2:
                 found.rival, passes = _nearest_rivals(logits, x_k, y, confidence)
                 found.backwards += passes
         f = missing = margin(logits, y[active], targeted)
-        if not (targeted or eq_6):
+        if not targeted:
             rival = found.rival[active]
-            f = _lead(logits, y[active], rival.clamp(min=0)).where(rival != _STRONGEST, missing)
+            f = _lead(logits, y[active], rival.clamp(min=0)).where((rival != _STRONGEST) & ~afresh[active], missing)
             found.astray[active] |= f > missing
         delta = x_k.detach() - box.x
         l2 = delta.flatten(1).norm(dim=1)
@@ -249,10 +261,9 @@ def _minimise(
         if iteration == 0:
             # Ours: the first step, which moves every feature, goes no further than the linearised boundary.
             length = (learning_rate * step * reach).flatten(1).norm(dim=1)
-            cold = best[active].isinf()
             slowed = learning_rate * (distance / length).nan_to_num(nan=1.0).clamp(max=1)
-            found.outset[active] = slowed.where(cold, found.outset[active])
-            rate[active] = found.outset[active] * torch.where(cold, 1, _WARM_RATE)
+            found.outset[active] = slowed.where(cold[active], found.outset[active])
+            rate[active] = found.outset[active] * torch.where(cold[active], 1, _WARM_RATE)
         w -= per_sample(rate[active], w) * _LAST_RATE ** (iteration / max_iter) * step
     return solved
 
@@ -288,11 +299,9 @@ def _length(w: Tensor) -> Tensor:
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
 
-    Features at an end of [0, 1] that would have to leave it do not count. A victim of one class has no other, and ``y``
-    stands for it. With it, how many backward passes that took: none if all samples are beyond a boundary.
+    Features at an end of [0, 1] that would have to leave it do not count. With it, how many backward passes that took:
+    none if all samples are beyond a boundary.
     """
-    if logits.shape[1] == 1:
-        return y, 0
     others = rivals(logits, y, _RIVALS)
     wanted = (logits.argmax(1) == y).nonzero().squeeze(1)
     distances = torch.zeros_like(others, dtype=x.dtype)
