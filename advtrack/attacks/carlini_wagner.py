@@ -35,6 +35,8 @@ _HEADROOM = 3.0
 _TIE, _CONSTANTS = 1e-6, (1e-36, 1e28)
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
 _RIVALS = 7
+# Ours: how many constants come before the one that looks whether another boundary is nearer.
+_LOOK_AROUND = 3
 # In the place of a rival: whichever class is the strongest other one at each iterate, as in Eq. 6.
 _STRONGEST = -1
 
@@ -58,8 +60,8 @@ def carlini_wagner(
     target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
     the victim were linear, without features at an end of [0, 1] that would have to leave it: the runner-up in logits,
     which Eq. 6 would take, often is not. Any other class is a success.
-    A sample that a constant has not led across that boundary is tried again with Eq. 6 itself; one that has its first
-    example is led from x once more with Eq. 6, by the next constant. It keeps to Eq. 6 if that brings it nearer.
+    A sample that a constant has not led across that boundary is tried again with Eq. 6 itself. The fourth constant
+    leads those that have an example from x once more, with Eq. 6; they keep to it if that brings them nearer.
     Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
     itself, exactly, as long as w is where it started.
 
@@ -110,12 +112,10 @@ def carlini_wagner(
     )  # fmt: skip
 
     with frozen(network):
-        unexplored = torch.ones_like(found.astray)
-        for _ in range(binary_search_steps):
+        for step in range(binary_search_steps):
             # Of a victim that is not linear, another boundary may be nearer than that of the rival. Its constants are
             # others; if it is not, those of the rival go on.
-            explores = unexplored & found.best.isfinite() & (found.rival != _STRONGEST)
-            unexplored &= ~explores
+            explores = found.best.isfinite() & (found.rival != _STRONGEST) & (step == _LOOK_AROUND)
             before, nearest = (const, lower, upper), found.best.clone()
             lower = lower.masked_fill(explores, 0)
             if initial_const is None:
