@@ -122,7 +122,7 @@ def carlini_wagner(
                 const = const.masked_fill(explores, torch.nan)
             # An input that is an example already, at distance 0, needs no constant.
             solved = minimise(found.best > 0, const, lower, explores)
-            in_vain = explores & (found.best == nearest)
+            in_vain = explores & (rounded(found.best) == rounded(nearest))
             found.rival[explores & ~in_vain] = _STRONGEST
             lost = found.astray & found.best.isinf()
             if lost.any():
@@ -211,9 +211,10 @@ def _minimise(
                 found.rival, passes = _nearest_rivals(logits, x_k, y, confidence)
                 found.backwards += passes
         f = missing = margin(logits, y[active], targeted)
-        if not targeted:
-            rival = found.rival[active]
-            f = _lead(logits, y[active], rival.clamp(min=0)).where((rival != _STRONGEST) & ~afresh[active], missing)
+        if not targeted and found.classes > 1:
+            strongest = (found.rival[active] == _STRONGEST) | afresh[active]
+            rival = rivals(logits, y[active], 1).squeeze(1).where(strongest, found.rival[active])
+            f = _lead(logits, y[active], rival)
             found.astray[active] |= f > missing
         delta = x_k.detach() - box.x
         l2 = delta.flatten(1).norm(dim=1)

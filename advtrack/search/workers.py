@@ -55,7 +55,7 @@ def helped(workers: int, help_: Callable[[int], None]) -> Iterator[None]:
 def _without_interrupts() -> Iterator[None]:
     """Begin processes that SIGINT does not reach, from their first moment on: Ctrl-C is for the one that was called.
 
-    Here it is delivered afterwards.
+    This one still gets it, by another thread if there is one.
     """
     resource_tracker.ensure_running()  # which lets it through again once it runs
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

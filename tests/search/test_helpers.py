@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from advtrack.processes import interrupts_put_off
 from advtrack.search import workers
 from advtrack.search.workers import helped
 
@@ -18,7 +19,7 @@ def test_an_interrupt_reaches_no_worker_and_comes_here_later():
     asks = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     begun = []
     try:
-        with pytest.raises(KeyboardInterrupt), workers._without_interrupts():
+        with pytest.raises(KeyboardInterrupt), interrupts_put_off(), workers._without_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             begun.append(subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True))
     finally:
