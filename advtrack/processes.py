@@ -148,11 +148,14 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated`, so that what is open gets closed."""
+    """Turn SIGTERM into `Terminated`, so that what is open gets closed. In other threads none comes."""
 
     def leave(_: int, __: FrameType | None) -> None:
         raise Terminated
 
+    if not _in_main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
@@ -160,28 +163,8 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def termination_put_off() -> Iterator[Callable[[], bool]]:
-    """Put SIGTERM off until the end of the block, which is told by the function it gets.
-
-    Signals are those of a process's main thread: in other threads none comes.
-
-    Raises
-    ------
-    Terminated
-        At the end of the block, if SIGTERM came meanwhile.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if came:
-        raise Terminated
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Interrupts:
@@ -193,7 +176,7 @@ class _Interrupts:
         self.waiting: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.let_through or self.waiting is not None:
+        if self.let_through or (self.waiting is not None and number == signal.SIGINT):
             self._pass_on(number, frame)
         else:
             self.waiting = number
@@ -212,36 +195,37 @@ _interrupts: _Interrupts | None = None
 
 
 @contextmanager
-def interrupts_put_off() -> Iterator[None]:
+def interrupts_put_off() -> Iterator[Callable[[], bool]]:
     """Put SIGINT and SIGTERM off until the block ends or comes to a part that is `interruptible`.
 
     One that came while a library holds a lock or has a transaction open would leave it so, and whoever needs it next
-    waiting. A second one does not wait, lest nothing but SIGKILL ends a process whose database is away. Signals that
-    are ignored, or end the process without a word, stay as they are; in other threads than the main one none comes.
+    waiting. Ctrl-C after another signal does not wait, lest nothing but SIGKILL ends a process whose database is away.
+    Signals that are ignored, or end the process without a word, stay as they are; in other threads than the main one
+    none comes. The block gets a function that tells whether one waits.
     """
     global _interrupts
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if not _in_main_thread():
+        yield lambda: False
         return
     outer, before = _interrupts, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers = {int(number): handler for number, handler in before.items() if callable(handler)}
-    _interrupts = _Interrupts(handlers)
+    own = _interrupts = _Interrupts(handlers)
     for number in handlers:
-        signal.signal(number, _interrupts)
+        signal.signal(number, own)
     try:
-        yield
+        yield lambda: own.waiting is not None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        ended, _interrupts = _interrupts, outer
-    ended.pass_on_what_waits()
+        _interrupts = outer
+    own.pass_on_what_waits()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """A part of a block of `interrupts_put_off` that an interrupt may end at any point."""
     interrupts = _interrupts
-    if interrupts is None or threading.current_thread() is not threading.main_thread():
+    if interrupts is None or not _in_main_thread():
         yield
         return
     try:

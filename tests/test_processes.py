@@ -19,7 +19,6 @@ from advtrack.processes import (
     interruptible,
     interrupts_put_off,
     terminable,
-    termination_put_off,
 )
 
 
@@ -82,7 +81,7 @@ def test_a_sign_of_life_that_does_not_get_through_is_followed_by_the_next(monkey
 def test_a_termination_is_put_off_to_the_end_of_the_block():
     reached = False
     with terminable():
-        with pytest.raises(Terminated), termination_put_off() as came:
+        with pytest.raises(Terminated), interrupts_put_off() as came:
             assert not came()
             os.kill(os.getpid(), signal.SIGTERM)
             reached = came()
@@ -94,7 +93,7 @@ def test_a_termination_is_put_off_to_the_end_of_the_block():
 
 def test_no_termination_comes_to_other_threads():
     def work():
-        with termination_put_off() as came:
+        with interrupts_put_off() as came:
             return came()
 
     with ThreadPoolExecutor(1) as pool:
@@ -173,3 +172,21 @@ def test_outside_of_such_a_block_and_in_other_threads_nothing_is_put_off():
         before = signal.getsignal(signal.SIGTERM)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() is before
+
+
+@pytest.mark.usefixtures("hearing_interrupts")
+def test_a_termination_that_is_repeated_waits_and_ctrl_c_after_it_does_not():
+    """Schedulers may send more than one before they kill."""
+    with terminable(), pytest.raises(Terminated), interrupts_put_off() as waits:
+        interrupt(signal.SIGTERM)
+        interrupt(signal.SIGTERM)
+        assert waits()
+        with interruptible():
+            pytest.fail("what waited was not passed on")
+    closed = []
+    with terminable(), pytest.raises(KeyboardInterrupt), interrupts_put_off():
+        interrupt(signal.SIGTERM)
+        closed.append("until then")
+        interrupt()
+        pytest.fail("it waited too")
+    assert closed

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from advtrack.attacks import checks
+from advtrack.attacks.adam import Adam
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.tanh_box import TanhBox
-from advtrack.attacks.victim import finite, frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope
+from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
     "binary_search_steps": Choices((3, 6), "ours: the paper's search step is lost"),
 }
 
-# Adam's moments as in Kingma and Ba (2015).
-_BETA_1, _BETA_2, _ADAM_EPS = 0.9, 0.999, 1e-8
 # Ours: within one constant the learning rate falls geometrically to this fraction of itself, which ends the zigzag
 # across the decision boundary that a constant rate keeps up.
 _LAST_RATE = 0.1
@@ -196,7 +194,7 @@ def _minimise(
     box = TanhBox(found.x[active])
     cold = best.isinf() | afresh
     w = box.variable((found.x_adv[active] - box.x) * per_sample(~cold[active], box.x))
-    adam = _Adam(torch.zeros_like(w), torch.zeros_like(w))
+    adam = Adam(torch.zeros_like(w), torch.zeros_like(w))
 
     for iteration in range(max_iter + 1):
         if not len(active):
@@ -267,28 +265,6 @@ def _minimise(
             rate[active] = found.outset[active] * torch.where(cold[active], 1, _WARM_RATE)
         w -= per_sample(rate[active], w) * _LAST_RATE ** (iteration / max_iter) * step
     return solved
-
-
-@dataclass
-class _Adam:
-    """Adam's moments of the gradient and of its square, and the number of its steps."""
-
-    mean: Tensor
-    square: Tensor
-    steps: int = 0
-
-    def step(self, gradient: Tensor) -> Tensor:
-        """Direction of the next step, to be descended at a learning rate."""
-        self.steps += 1
-        self.mean.lerp_(gradient, 1 - _BETA_1)
-        self.square.lerp_(gradient.square(), 1 - _BETA_2)
-        step = self.mean / (1 - _BETA_1**self.steps)
-        step /= (self.square / (1 - _BETA_2**self.steps)).sqrt() + _ADAM_EPS
-        return finite(step)  # some moments overflow
-
-    def rows(self, kept: Tensor) -> _Adam:
-        """That of some of the samples."""
-        return _Adam(self.mean[kept], self.square[kept], self.steps)
 
 
 def _length(w: Tensor) -> Tensor:

@@ -157,20 +157,20 @@ def holder(study: Study) -> Process | None:
 
     Without them, what they hold counts as abandoned after a while, and is closed.
     """
-    before: dict[int, Any] | None = None
+    before: dict[int, object] | None = None
     free = 0
     while free < _LOOKS:
         reap(study)
         running = _trials(study, TrialState.RUNNING)
+        beats = {trial.number: trial.user_attrs.get(_BEAT) for trial in running}
         for trial in running:
-            told = trial.user_attrs.get(_PROCESS)
-            beat = trial.user_attrs.get(_BEAT)
-            alive = before is not None and before.get(trial.number) != beat
-            if told and (alive or Process(**told).here()):
-                return Process(**told)
+            process = _process(trial)
+            shown = before is not None and before.get(trial.number) != beats[trial.number]
+            if process and (shown or process.here()):
+                return process
         if before is None and running:
             logger.info("waiting for signs of life of other processes, or for two minutes without any")
-        before = {trial.number: trial.user_attrs.get(_BEAT) for trial in running}
+        before = beats
         free = 0 if running else free + 1
         wait()
     return None
@@ -184,6 +184,10 @@ def reap(study: Study) -> None:
 
 
 def _abandoned(study: Study, trial: FrozenTrial) -> bool:
+    return _watch.abandoned((study.study_name, trial.number), _process(trial), trial.user_attrs.get(_BEAT))
+
+
+def _process(trial: FrozenTrial) -> Process | None:
+    """Who runs a trial, once that is said."""
     told = trial.user_attrs.get(_PROCESS)
-    process = Process(**told) if told else None
-    return _watch.abandoned((study.study_name, trial.number), process, trial.user_attrs.get(_BEAT))
+    return Process(**told) if told else None

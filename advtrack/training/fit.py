@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advtrack.errors import InputError
-from advtrack.processes import termination_put_off
+from advtrack.processes import interrupts_put_off, terminable
 from advtrack.training.adversarial import accuracies_under_attack, adversarial_backward
 from advtrack.training.history import Epoch, best, goes_on
 from advtrack.training.reading import Batches, Images, ahead
@@ -85,8 +85,9 @@ def fit(
 
     Each batch's clips, augmentation and dropout derive from (seed, epoch, batch) alone, so that a run continued from
     ``checkpoint`` ends where an undisturbed one does. The file is written after every epoch, while the next one is
-    trained (not after each, if writing takes more than a fifth of an epoch), and on SIGTERM after the batch at hand. It
-    stays, with what is left to know of finished training, until the caller has put the weights into a safe place.
+    trained (not after each, if writing takes more than a fifth of an epoch), and on SIGTERM and SIGINT after the batch
+    at hand. It stays, with what is left to know of finished training, until the caller has put the weights into a safe
+    place.
 
     Parameters
     ----------
@@ -114,8 +115,8 @@ def fit(
     ------
     InputError
         The loss, or the network after an epoch, is not finite; or ``checkpoint`` cannot be written.
-    Terminated
-        SIGTERM came; the same call goes on from there.
+    KeyboardInterrupt
+        SIGINT came, or SIGTERM (`Terminated`); the same call goes on from there.
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)
@@ -126,11 +127,11 @@ def fit(
         progress = state.read(device)
         for epoch in progress.history:
             on_epoch(epoch)
-        with termination_put_off() as terminated:
-            while goes_on(progress.history, settings.epochs, settings.patience) and not terminated():
+        with terminable(), interrupts_put_off() as interrupted:
+            while goes_on(progress.history, settings.epochs, settings.patience) and not interrupted():
                 number = len(progress.history) + 1
                 _freeze(network, pretrained if number <= settings.freeze_epochs else ())
-                trained = _train_epoch(network, data, train, settings, progress, optimiser, schedule, terminated)
+                trained = _train_epoch(network, data, train, settings, progress, optimiser, schedule, interrupted)
                 if trained is None:
                     break
                 train_loss, last_step = trained
@@ -147,7 +148,7 @@ def fit(
                     progress.best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
                 on_epoch(epoch)
                 state.write_behind(progress)
-            if terminated():
+            if interrupted():
                 state.write(progress)
         _freeze(network, ())
         state.finish(progress)
@@ -183,7 +184,7 @@ def _train_epoch(
     progress: Progress,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    terminated: Callable[[], bool],
+    interrupted: Callable[[], bool],
 ) -> tuple[float, str] | None:
     """The epoch that comes next, from the batch on where it is; its mean loss and which step was its last.
 
@@ -209,7 +210,7 @@ def _train_epoch(
         schedule.step()
         done += 1
         _refuse_infinite(losses, rates, number)
-        if terminated():
+        if interrupted():
             break
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -187,7 +187,7 @@ def test_an_interrupt_and_a_kill_cost_a_trial_each_and_no_result(url):
     process = begin(url, seconds=0.05)
     wait_for(lambda: finished(url))
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and "KeyboardInterrupt" in err and "interrupted; so far a bound of" in err
     assert not running(url)
     before = finished(url)

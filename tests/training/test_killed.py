@@ -21,6 +21,7 @@ PROGRAM = textwrap.dedent("""
     from advtrack.training.fit import Settings, fit
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs behind
     folder, eps = Path(sys.argv[1]), float(sys.argv[2])
     when, how, epoch, passes = sys.argv[3], getattr(signal, sys.argv[4]), 1, 0
 
@@ -64,6 +65,8 @@ PROGRAM = textwrap.dedent("""
         fit(network, Noise(), np.arange(64), np.arange(64, 80), options, folder / "state.pt", tell)
     except Terminated:
         sys.exit(99)
+    except KeyboardInterrupt:
+        sys.exit(98)
     torch.save({"network": network.state_dict(), "told": [vars(epoch) for epoch in told]}, folder / "weights.pt")
 """)
 
@@ -85,6 +88,9 @@ def test_weights_are_the_same_bit_for_bit(tmp_path, eps):
     assert run(folder, eps, f"3/{2 * passes}", signal.SIGTERM) == 99  # continues after that batch
     state = torch.load(folder / "state.pt", weights_only=True)
     assert len(state["history"]) == 2 and len(state["losses"]) == 2
+    assert run(folder, eps, f"3/{passes}", signal.SIGINT) == 98
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert len(state["history"]) == 2 and len(state["losses"]) == 3
     assert run(folder, eps, f"4/{3 * passes}") == -signal.SIGKILL
     assert run(folder, eps) == 0
     whole, continued = (torch.load(place / "weights.pt") for place in (tmp_path / "undisturbed", folder))
