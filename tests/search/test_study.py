@@ -987,3 +987,20 @@ def test_an_interrupted_search_tells_what_only_a_probe_has_shown(storage, script
         find(None, marked(2), bim(target=1.0), storage)
     assert "interrupted; so far a bound of 0.3 reaches the target (trial 0, not confirmed yet)" in caplog.text
     assert [trial.state for trial in loaded(storage).trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_a_search_that_is_interrupted_at_once_tells_that_nothing_reaches(storage, script, caplog):
+    def fooled(marks, eps, max_iter):
+        raise KeyboardInterrupt
+
+    script(fooled)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        find(None, marked(2), bim(target=1.0), storage)
+    assert "interrupted; so far none reaches the target" in caplog.text
+
+
+def test_a_file_that_is_missing_is_no_interrupt(storage, script, tmp_path, caplog):
+    script(lambda marks, eps, max_iter: (tmp_path / "gone").unlink())
+    with pytest.raises(FileNotFoundError):
+        find(None, marked(2), bim(target=1.0), storage)
+    assert "interrupted" not in caplog.text
