@@ -33,10 +33,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Choices:
-    """A finite set of values of a searched parameter, with the place it comes from."""
+    """A finite set of values of a searched parameter, with the place it comes from.
+
+    ``nested`` says that a run with a smaller value is the beginning of one with a larger, which finds the nearer
+    example, or the same.
+    """
 
     values: tuple[float, ...]
     source: str
+    nested: bool = False
 
 
 Space = Mapping[str, Range | Choices]
@@ -192,7 +197,8 @@ class Attack(EvasionAttack):
             kwargs["start"] = inputs[self._first_of(labels, self._predict(inputs))]
         params = {**self.native_params(), **{name: getattr(self, name) for name in _RUNNING}, **kwargs}
         params = {
-            name: self._as_tensor(value) if isinstance(value, np.ndarray) else value for name, value in params.items()
+            name: torch.tensor(value, device=inputs.device) if isinstance(value, np.ndarray) else value
+            for name, value in params.items()
         }
         outcome = in_batches(type(self).native, self.estimator.model, inputs, labels, **params)
         return outcome.x_adv.cpu().numpy()

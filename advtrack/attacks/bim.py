@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Range, Space
-from advtrack.attacks.fgsm import ascent_direction, check_eps, each, fgsm_step, for_each
+from advtrack.attacks.fgsm import ascent_direction, ball, check_eps, each, fgsm_step, for_each
 from advtrack.attacks.norms import perturbation_norms
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.victim import frozen, is_adversarial
@@ -109,7 +109,7 @@ def _iterate(
     x = x.detach()
     bounds = for_each(eps, x)
     steps = bounds / 8 if eps_step is None else for_each(eps_step, x)
-    low, high = x - bounds, x + bounds
+    low, high = ball(x, bounds)
     x_adv = x.clone() if start is None else _within(low, high, start)
     adversarial = torch.zeros((len(x), max_iter + 1), dtype=torch.bool, device=x.device)  # column k: iterate k
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)

@@ -16,7 +16,7 @@ from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
-    "binary_search_steps": Choices((3, 6), "ours: the paper's search step is lost"),
+    "binary_search_steps": Choices((3, 6), "ours: the paper's search step is lost", nested=True),
 }
 
 # Ours: within one constant the learning rate falls geometrically to this fraction of itself, which ends the zigzag
@@ -32,7 +32,7 @@ _HEADROOM = 3.0
 # Ours: what a tie is taken to be away from the boundary, and the range of first constants.
 _TIE, _CONSTANTS = 1e-6, (1e-36, 1e28)
 # Ours: how many classes, the highest by logit, are looked at for the boundary that is nearest to an untargeted attack.
-_RIVALS = 7
+_RIVALS = 9
 # Ours: how many constants come before the one that looks whether another boundary is nearer.
 _LOOK_AROUND = 3
 # In the place of a rival: whichever class is the strongest other one at each iterate, as in Eq. 6.
@@ -94,7 +94,7 @@ def carlini_wagner(
     AttackOutcome
         The example with the smallest l2 norm over all constants. ``first_success`` counts a sample's iterations through
         all of them. Each constant costs at most ``max_iter`` forward and backward passes and one forward more. Not
-        targeted, up to seven backward passes find i, and a constant that is tried with Eq. 6 too costs twice as much.
+        targeted, up to nine backward passes find i, and a constant that is tried with Eq. 6 too costs twice as much.
     """
     _check(
         confidence=confidence, learning_rate=learning_rate, max_iter=max_iter, binary_search_steps=binary_search_steps,
@@ -208,12 +208,16 @@ def _minimise(
             if not targeted and found.classes > 2:
                 found.rival, passes = _nearest_rivals(logits, x_k, y, confidence)
                 found.backwards += passes
-        f = missing = margin(logits, y[active], targeted)
-        if not targeted and found.classes > 1:
-            strongest = (found.rival[active] == _STRONGEST) | afresh[active]
-            rival = rivals(logits, y[active], 1).squeeze(1).where(strongest, found.rival[active])
-            f = _lead(logits, y[active], rival)
-            found.astray[active] |= f > missing
+        missing = f = margin(logits, y[active], targeted)
+        if found.classes > 1:
+            # Of classes that are equally strong every batch takes the same.
+            rival = rivals(logits, y[active], 1).squeeze(1)
+            if targeted:
+                f = -_lead(logits, y[active], rival)
+            else:
+                strongest = (found.rival[active] == _STRONGEST) | afresh[active]
+                f = _lead(logits, y[active], rival.where(strongest, found.rival[active]))
+                found.astray[active] |= f > missing
         delta = x_k.detach() - box.x
         l2 = delta.flatten(1).norm(dim=1)
         # The forward that made an example is the one that proves it.

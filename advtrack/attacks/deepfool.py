@@ -22,9 +22,9 @@ SHORTEST_STEP = 1e-6
 #: grow faster, a sample may go to another boundary, which on steep random networks is up to 5% farther on average.
 _GROWTH = 2.0
 #: Ours: forwards that look for the point where the last step comes out beyond the boundary; how deep, as a share of
-#: the overshoot and of the margin at the start (closer by, rounding decides); and how much of what is left behind a
-#: guess is added to it, so that the guess lies on the far side.
-_LINE_SEARCH, _DEPTH, _SAFETY = 3, 0.02, 0.1
+#: the overshoot and of the margin at the start (closer by, rounding decides); how much of what is left behind a guess
+#: is added to it, so that the guess lies on the far side; and how many times the last step it is away at most.
+_LINE_SEARCH, _DEPTH, _SAFETY, _FARTHEST = 3, 0.02, 0.1, 10.0
 #: Ours: with less than this part of a slope free to move, a step counts on that part alone.
 _MOSTLY_BLOCKED = 0.25
 
@@ -126,8 +126,12 @@ def deepfool(
 
         stepped = (first_success > 0).nonzero().squeeze(1)
         if len(stepped):
+            order = torch.inf if norm == "linf" else 2
+            whole, last = ((far[stepped] - end[stepped]).flatten(1).norm(p=order, dim=1) for end in (x, near))
+            # Where a steep slope ends just beyond the boundary, getting deeper may take far more than the overshoot.
+            reach = (1 + overshoot * whole / last).nan_to_num(nan=1.0).clamp(max=_FARTHEST)
             ends = near[stepped], far[stepped], near_f[stepped], far_f[stepped]
-            x_adv[stepped] = _crossing(network, y[stepped], *ends, depth[stepped])
+            x_adv[stepped] = _crossing(network, y[stepped], *ends, depth[stepped], reach)
             forwards[stepped] += _LINE_SEARCH
 
     return AttackOutcome.of(
@@ -136,20 +140,28 @@ def deepfool(
 
 
 def _crossing(
-    network: nn.Module, y: Tensor, near: Tensor, far: Tensor, near_f: Tensor, far_f: Tensor, depth: Tensor
+    network: nn.Module,
+    y: Tensor,
+    near: Tensor,
+    far: Tensor,
+    near_f: Tensor,
+    far_f: Tensor,
+    depth: Tensor,
+    reach: Tensor,
 ) -> Tensor:
     """An example on the way from ``near``, which is none, to ``far``, which is one, or a little farther.
 
     Regula falsi looks for the point where the logits missing to success, ``near_f`` and ``far_f`` at the two ends, have
-    fallen to ``-depth``, shape (N,) all. If they have not at ``far``, its line is followed beyond.
+    fallen to ``-depth``, shape (N,) all. If they have not at ``far``, its line is followed beyond, up to ``reach``
+    times the way.
     """
     low, high = torch.zeros_like(near_f), torch.ones_like(far_f)
     low_f, high_f = near_f + depth, far_f + depth
     x_adv = far.clone()
     with torch.no_grad():
         for _ in range(_LINE_SEARCH):
-            share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(0, 10)
-            tried = low + (share + _SAFETY * (1 - share).abs()) * (high - low)
+            share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(min=0)
+            tried = (low + (share + _SAFETY * (1 - share).abs()) * (high - low)).nan_to_num(nan=1.0).minimum(reach)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
             logits = network(x_t).to(near.dtype)
             f = steady(margin(logits, y, targeted=False), logits) + depth

@@ -81,7 +81,9 @@ def fgsm(network: nn.Module, x: Tensor, y: Tensor, *, eps: float | Tensor, targe
             clean = x_adv.requires_grad_()
             logits = network(clean)
             checks.labels(y, len(x), logits.shape[1])
-            x_adv = fgsm_step(clean.detach(), ascent_direction(logits, clean, y, targeted), for_each(eps, x))
+            bounds = for_each(eps, x)
+            stepped = fgsm_step(x, ascent_direction(logits, clean, y, targeted), bounds)
+            x_adv = stepped.clamp(*ball(x, bounds))
             with torch.no_grad():
                 success = is_adversarial(network(x_adv), y, targeted)
         first_success[success] = 1
@@ -104,11 +106,19 @@ def each(value: float | Tensor | np.ndarray) -> list[float]:
 
 
 def for_each(value: float | Tensor, x: Tensor) -> Tensor:
-    """A number for all samples or one for each, shape (N, 1, ...), in the precision of ``x``."""
-    values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    """A number for all samples or one for each, shape (N, 1, ...), in the precision of ``x``, and not above it."""
+    exact = torch.as_tensor(value, dtype=torch.float64, device=x.device).detach()
+    values = exact.to(x.dtype)
+    values = torch.where(values > exact, values.nextafter(torch.zeros_like(values)), values)
     if values.numel() not in (1, len(x)):
         raise ValueError(f"eps and eps_step must be a number, or one for each of {len(x)} samples")
     return per_sample(values.flatten().expand(len(x)), x)
+
+
+def ball(x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of [x - eps, x + eps], so that no difference from ``x`` exceeds ``eps`` when it is rounded."""
+    low, high = x - eps, x + eps
+    return low.nextafter(x).where(x - low > eps, low), high.nextafter(x).where(high - x > eps, high)
 
 
 def _check(*, eps: float | Tensor | np.ndarray, targeted: bool) -> None:

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from advtrack.attacks.bim import bim_a, bim_b
 from advtrack.attacks.fgsm import fgsm
 from advtrack.attacks.sign import Sign
-from advtrack.attacks.victim import frozen, margin
+from advtrack.attacks.victim import frozen, margin, slope
 
 # Ours: iterations of the long runs.
 _LONG = 40
 # Ours: a float32 rounds a probability to 1 from about this distance on, and the loss has no slope any more.
 _VANISHED = 1e-6
-#: Ours: the share of samples that may behave as if gradients were masked before that is a sign.
-TOLERATED = 0.1
+# Ours: the share of samples that may behave as if gradients were masked before that is a sign.
+_TOLERATED = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MaskingSigns:
             "one_step_beats_many": shown(self.one_step > self.many_steps, "one_step", "many_steps", "eps"),
             "unbounded_fails": shown(self.unbounded < 1, "unbounded"),
             "more_iterations_do_not_help": shown(self.loss_long < self.loss_short, "loss_short", "loss_long", "eps"),
-            "gradients_vanish": shown(self.vanishing > TOLERATED, "vanishing"),
+            "gradients_vanish": shown(self.vanishing > _TOLERATED, "vanishing"),
         }
 
 
@@ -97,12 +97,35 @@ def masking_signs(network: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> Ma
     )
 
 
+def black_box_sign(network: nn.Module, x: Tensor, target: Tensor, eps: Tensor, *, max_iter: int) -> Sign:
+    """Hold BIM-a against a black box: within the eps of its examples, BIM-a has to find some too.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Victim, inputs (N, C, H, W) in [0, 1] to logits (N, classes).
+    x : Tensor, shape (N, C, H, W)
+        Legitimate inputs, at least one.
+    target : Tensor of int64, shape (N,)
+        What both lead them to.
+    eps : Tensor, shape (N,)
+        How far the black box's examples are, l-inf; infinite where it found none.
+    max_iter : int
+        Iterations of BIM-a.
+    """
+    found = eps.isfinite().nonzero().squeeze(1)
+    resisted = ~bim_a(network, x[found], target[found], eps=eps[found], max_iter=max_iter).success
+    nearer = float(resisted.sum()) / len(x)
+    median = float(eps.double().quantile(0.5, interpolation="higher"))
+    return Sign(nearer > _TOLERATED, {"black_box_nearer": nearer, "pia_median_eps": median, "clips": len(x)})
+
+
 def _vanishing(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the loss is flat where the logits are not, or both are, shape (N,)."""
     with frozen(network):
         given = x.detach().clone().requires_grad_()
         logits = network(given)
-        (of_loss,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), given, retain_graph=True)
-        (of_margin,) = torch.autograd.grad(margin(logits, y, targeted=False).sum(), given)
-    steepness, reference = (slope.flatten(1).abs().amax(1) for slope in (of_loss, of_margin))
+        of_loss = slope(F.cross_entropy(logits, y, reduction="none"), given, again=True)
+        of_margin = slope(margin(logits, y, targeted=False), given)
+    steepness, reference = (gradient.flatten(1).abs().amax(1) for gradient in (of_loss, of_margin))
     return ~(steepness > _VANISHED * reference)

@@ -102,8 +102,10 @@ def slope(values: Tensor, x: Tensor, *, again: bool = False) -> Tensor:
     """Gradient of each sample's value by its input, shape of ``x``; ``again`` if another one of this forward follows.
 
     Components that are not finite lead nowhere and are 0; so are in float64 those small enough for rounding alone,
-    whose sign depends on the batch.
+    whose sign depends on the batch, and those of an output that does not depend on the input.
     """
+    if not values.requires_grad:
+        return torch.zeros_like(x)
     gradient = finite(torch.autograd.grad(values.sum(), x, retain_graph=again)[0])
     if gradient.dtype != torch.float64:
         return gradient

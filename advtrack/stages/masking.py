@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 import numpy as np
+import torch
 
-from advtrack.attacks.masking import TOLERATED, masking_signs
+from advtrack.attacks.masking import black_box_sign, masking_signs
 from advtrack.attacks.sign import Sign
 from advtrack.reporting.records import AttackRecord
-from advtrack.stages.attacking import Attacked
+from advtrack.stages.attacking import Attacked, search_of
 from advtrack.stages.defaults import HARDENING
-from advtrack.stages.sample_table import SampleRow, read_samples
+from advtrack.stages.sample_table import read_samples
 from advtrack.stages.searched import find_records
 from advtrack.tracking import lookup, runs
 
@@ -39,32 +40,28 @@ def look(stage: runs.StageRun, attacked: Attacked, records: Mapping[str, AttackR
     eps = bim.bound / 2 if bim else _EPS
     found = masking_signs(attacked.victim.network, struck.x, struck.y, eps=eps)
     signs, metrics = found.signs(), asdict(found) | {"samples": len(struck)}
-    if bim and pia:
-        white, black = (read_samples(record.run_id, record.attack) for record in (bim, pia))
-        if sign := black_box_sign(white, black):
-            signs["black_box_beats_white_box"] = sign
-            metrics |= sign.numbers
+    if pia and (sign := _black_box_sign(attacked, pia)):
+        signs["black_box_beats_white_box"] = sign
+        metrics |= sign.numbers
     stage.metrics({f"masking/{name}": value for name, value in metrics.items() if math.isfinite(value)})
     write_signs(stage, signs)
     if raised := [f"{name} ({sign.told()})" for name, sign in sorted(signs.items()) if sign.there]:
         logger.warning("%s may mask its gradients: %s", attacked.title, "; ".join(raised))
 
 
-def black_box_sign(white: Iterable[SampleRow], black: Iterable[SampleRow]) -> Sign | None:
-    """Hold PIA against BIM-a on the clips that both led to the same target; None if there is no such clip.
-
-    PIA is known to be the better one on a clip where it found an example within an eps in which the longest run of
-    BIM-a found none. The medians are of the smallest eps known to fool each clip, infinite where half are not fooled.
-    """
-    by_clip = {(row.clip, row.target_class): row for row in white}
-    shared = [(by_clip[key], row) for row in black if (key := (row.clip, row.target_class)) in by_clip]
+def _black_box_sign(attacked: Attacked, pia: AttackRecord) -> Sign | None:
+    """Hold BIM-a against PIA on the clips on which that was searched; None if there is no such clip any more."""
+    struck, store = attacked.struck("pia"), attacked.store
+    rows = {(row.clip, row.target_class): row for row in read_samples(pia.run_id, "pia")}
+    keys = [(str(store.name[i]), store.classes[t]) for i, t in zip(struck.indices, struck.samples.target, strict=True)]
+    shared = [i for i, key in enumerate(keys) if key in rows]
     if not shared:
         return None
-    pia = np.array([row.linf if row.success else math.inf for _, row in shared])
-    nearer = float((pia < [row.resisted_at for row, _ in shared]).mean())
-    bim_a_median = float(np.median([row.fooled_at for row, _ in shared]))
-    medians = {"pia_median_eps": float(np.median(pia)), "bim_a_median_eps": bim_a_median}
-    return Sign(nearer > TOLERATED, {"black_box_nearer": nearer, **medians, "clips": len(shared)})
+    samples = struck.samples.take(np.array(shared))
+    searched = [rows[keys[i]] for i in shared]
+    eps = torch.tensor([row.linf if row.success else math.inf for row in searched], device=samples.x.device)
+    longest = search_of(attacked.options, "bim_a").longest()
+    return black_box_sign(attacked.victim.network, samples.x, samples.target, eps, max_iter=longest)
 
 
 def write_signs(stage: runs.StageRun, signs: Mapping[str, Sign]) -> None:

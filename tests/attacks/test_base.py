@@ -243,6 +243,14 @@ def test_each_sample_may_have_its_own_eps(name, art_classifier, linear_victim, c
     np.testing.assert_array_equal(in_arts_shape, together)
 
 
+@pytest.mark.parametrize("eps", [1e-4, 0.06889097440, 0.1, 0.3])
+@pytest.mark.parametrize("name", ["fgsm", "bim_a", "bim_b"])
+def test_no_rounding_leads_out_of_the_ball(name, eps, mlp_victim, clips):
+    network, x = mlp_victim(dtype=torch.float32), clips(50, dtype=torch.float32)
+    outcome = ATTACKS[name].native(network, x, torch.arange(50) % 4, eps=eps)
+    assert (outcome.linf.double() <= eps).all() and outcome.linf.max() >= eps * (1 - 1e-3)
+
+
 @pytest.mark.parametrize("name", list(ATTACKS))
 def test_gradients_switched_off_outside_do_not_matter(name, mlp_victim, clips):
     network, x, y = mlp_victim(dtype=torch.float32), clips(6, dtype=torch.float32), torch.arange(6) % 4
@@ -264,6 +272,28 @@ def test_a_mode_that_forbids_gradients_is_refused_in_one_line(name, linear_victi
             struck(name, network, x, y, x)
     with pytest.raises(ValueError, match="tensors made there"):
         struck(name, network, made_there, y, x)
+
+
+class Deaf(nn.Module):
+    """What it answers does not depend on the input."""
+
+    def forward(self, x):
+        return torch.tensor([0.0, 2.0, 1.0], dtype=x.dtype).expand(len(x), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "targeted"),
+    [(name, ATTACKS[name].defaults["targeted"]) for name in ATTACKS]
+    + [("fgsm", True), ("bim_a", False), ("bim_b", False), ("carlini_wagner", False)],
+)
+def test_a_victim_that_does_not_look_at_its_input_is_not_fooled(name, targeted, clips):
+    x, y = clips(3), torch.full((3,), 2 if targeted else 1)
+    given = {"start": x.flip(0)} if ATTACKS[name].starts else {}
+    given |= {"eps": 0.1} if not ATTACKS[name].minimises else {}
+    given |= {"max_iter": 10} if name != "fgsm" else {}
+    outcome = ATTACKS[name].native(Deaf(), x, y, targeted=targeted, **given)
+    assert not outcome.success.any() and (outcome.first_success == -1).all()
+    assert outcome.x_adv.isfinite().all() and ((outcome.x_adv >= 0) & (outcome.x_adv <= 1)).all()
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
@@ -519,6 +549,7 @@ def test_what_moves_the_logits_only_by_rounding_stays(name, params, linear_victi
         ("deepfool", {"norm": "l2"}),
         ("deepfool", {"norm": "linf"}),
         ("carlini_wagner", {"targeted": False, "max_iter": 20}),
+        ("carlini_wagner", {"targeted": True, "max_iter": 20}),
     ],
 )
 @pytest.mark.parametrize("features", [13, 16, 49])
@@ -532,10 +563,11 @@ def test_of_two_boundaries_equally_near_every_batch_takes_the_same(name, params,
         network = nn.Sequential(nn.Flatten(), nn.Linear(features, 3, dtype=torch.float64))
         with torch.no_grad():
             network[1].weight.copy_(torch.stack([own + own.flip(0), other, other.flip(0)]))
-            network[1].bias.copy_(torch.tensor([0.7 + (other - 2 * own).sum() / 2, 0, 0]))
-        y = network(x).argmax(1)
+            lead = -0.7 if params["targeted"] else 0.7
+            network[1].bias.copy_(torch.tensor([lead + (other - 2 * own).sum() / 2, 0, 0]))
+        y = torch.zeros(len(x), dtype=torch.int64)
         whole = ATTACKS[name].native(network, x, y, **params)
-        assert (y == 0).all() and whole.success.any()
+        assert ((network(x).argmax(1) == 0) != params["targeted"]).all() and whole.success.any()
         for batch_size in (1, 3):
             split = in_batches(ATTACKS[name].native, network, x, y, batch_size, **params)
             assert torch.equal(split.x_adv, whole.x_adv)

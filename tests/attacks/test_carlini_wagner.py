@@ -1,5 +1,8 @@
 """Carlini and Wagner's attack against closed forms on linear victims, at the edges of the box, and pass by pass."""
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -121,20 +124,71 @@ def test_a_rival_that_cannot_be_reached_is_given_up(clips, binary_search_steps, 
     assert (outcome.l2 >= minimal).all() and (outcome.l2 <= farther * minimal).all()
 
 
-def test_a_rival_that_leads_to_examples_is_kept(linear_victim, clips, predict, monkeypatch):
-    """Also where the runner-up in logits, which Eq. 6 would take, is another class."""
-    network, x = linear_victim(classes=10, seed=2), clips(60, margin=0.4)
-    runs = []
+@dataclass
+class Run:
+    """One constant each: for whom, which one, those that begin afresh, and who succeeded with it."""
 
-    def spy(*given, **params):
-        runs.append(given)
-        return minimise(*given, **params)
+    rows: torch.Tensor
+    const: torch.Tensor
+    afresh: torch.Tensor
+    solved: torch.Tensor
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The constants that the attack tries, in their order."""
+    tried = []
+
+    def spy(network, y, found, rows, const, least, afresh, **params):
+        solved = minimise(network, y, found, rows, const, least, afresh, **params)
+        tried.append(Run(rows.clone(), const.clone(), afresh.clone(), solved.clone()))  # the constants are filled in
+        return solved
 
     minimise = module._minimise
     monkeypatch.setattr(module, "_minimise", spy)
+    return tried
+
+
+def test_a_rival_that_leads_to_examples_is_kept(linear_victim, clips, predict, runs):
+    """Also where the runner-up in logits, which Eq. 6 would take, is another class."""
+    network, x = linear_victim(classes=10, seed=2), clips(60, margin=0.4)
     assert carlini_wagner(network, x, predict(network, x), targeted=False).success.all()
     # A constant each, and none tried again; Eq. 6 itself is followed by the fourth, which looks around.
-    assert [bool(afresh.any()) for *_, afresh in runs] == [False, False, False, True, False]
+    assert [bool(run.afresh.any()) for run in runs] == [False, False, False, True, False]
+
+
+def test_a_look_around_in_vain_leaves_the_search_for_the_constant_as_it_was(linear_victim, clips, predict, runs):
+    network, x = linear_victim(classes=10, seed=2), clips(60, margin=0.4)
+    y = predict(network, x)
+    three, four = (carlini_wagner(network, x, y, targeted=False, binary_search_steps=steps).l2 for steps in (3, 4))
+    in_vain = four == three
+    runs.clear()
+    carlini_wagner(network, x, y, targeted=False, binary_search_steps=6)
+    constants = torch.stack([run.const for run in runs])
+    solved = torch.stack([run.solved for run in runs])
+    lower, upper = torch.zeros(60, dtype=torch.float64), torch.full((60,), torch.inf, dtype=torch.float64)
+    assert len(runs) == 6 and in_vain.sum() >= 10
+    for step, following in (0, 1), (1, 2), (2, 4), (4, 5):
+        upper, lower = constants[step].where(solved[step], upper), lower.where(solved[step], constants[step])
+        expected = torch.where(upper.isinf(), constants[step] * 10, (lower + upper) / 2)
+        assert torch.equal(constants[following][in_vain], expected[in_vain])
+
+
+class Reluctant(nn.Module):
+    """As `Saturating`, but the end of the way to class 2 is nearly flat: the first guess at a constant is too small."""
+
+    def forward(self, x):
+        own, near, far = Saturating()(x).unbind(1)
+        return torch.stack([own, near, far.minimum(0.98 + 0.05 * (far - 0.98))], 1)
+
+
+def test_what_is_tried_again_takes_no_smaller_a_constant_than_the_one_that_failed(clips, runs):
+    x = clips(8, margin=0.46)
+    assert carlini_wagner(Reluctant(), x, torch.zeros(8, dtype=torch.int64), targeted=False).success.all()
+    again = [(first, second) for first, second in pairwise(runs) if second.afresh.any() and not first.afresh.any()]
+    assert len(again) >= 2
+    for first, second in again:
+        assert (second.const[second.rows] >= first.const[second.rows]).all()
 
 
 @pytest.mark.parametrize("features", [2, 3, 16])

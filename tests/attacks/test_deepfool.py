@@ -351,3 +351,19 @@ def test_ties_of_logits_too_large_to_tell_short_steps_apart_are_left(norm, commo
     outcome = deepfool(Raised(), x, y, norm=norm)
     assert expected.success.all() and outcome.success.all()
     assert getattr(outcome, norm).mean() <= 1.2 * getattr(expected, norm).mean()
+
+
+class Kinked(nn.Module):
+    """The slope towards the boundary is steep up to just beyond it, at 0.2, and then next to nothing."""
+
+    def forward(self, x):
+        beyond = x.flatten(1)[:, 0] - 0.2
+        return torch.stack([(-100 * beyond).maximum(-1e-3 - 0.01 * beyond), 0 * beyond], 1)
+
+
+@NORMS
+@pytest.mark.parametrize("overshoot", [0.0, 0.02, 0.1])
+def test_what_is_hardly_beyond_the_boundary_is_led_no_farther_than_the_overshoot(norm, overshoot):
+    x = torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64)
+    outcome = deepfool(Kinked(), x, torch.tensor([0]), norm=norm, overshoot=overshoot)
+    assert outcome.success.item() and 0.1 < getattr(outcome, norm).item() <= 0.1 * (1 + overshoot) ** 2 * (1 + 1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from advtrack.attacks.masking import MaskingSigns, masking_signs
+from advtrack.attacks.masking import MaskingSigns, black_box_sign, masking_signs
 from advtrack.attacks.sign import Sign
 
 
@@ -72,6 +72,24 @@ def test_ripples_make_longer_runs_useless(mlp_victim, clips, predict):
     honest, rippled = mlp_victim(dtype=torch.float32), Wrinkled(mlp_victim(dtype=torch.float32))
     assert signs(rippled, clips, predict).many_steps < signs(honest, clips, predict).many_steps
     assert there(signs(rippled, clips, predict))
+
+
+def test_a_black_box_is_nearer_where_the_white_box_fails_within_its_distance(linear_victim, clips, predict):
+    network, x = linear_victim(classes=2), clips(20, margin=0.3)
+    target = 1 - predict(network, x)
+    weight = network[1].weight[1] - network[1].weight[0]
+    missing = (network(x)[:, 0] - network(x)[:, 1]).abs() / weight.abs().sum()  # the smallest eps of each
+    missing = missing.detach()
+    for share, there in (0.05, False), (0.2, True):
+        eps = missing * 1.01
+        eps[: int(share * 20)] = missing[: int(share * 20)] * 0.99
+        sign = black_box_sign(network, x, target, eps, max_iter=20)
+        assert (sign.there, sign.numbers["black_box_nearer"]) == (there, share)
+    eps[5:] = torch.inf
+    found = black_box_sign(network, x, target, eps, max_iter=20).numbers
+    assert found == {"black_box_nearer": 0.2, "pia_median_eps": float("inf"), "clips": 20}
+    none = black_box_sign(network, x, target, torch.full_like(eps, torch.inf), max_iter=20)
+    assert not none.there and none.numbers["black_box_nearer"] == 0
 
 
 def test_a_sign_is_told_with_the_numbers_that_say_so():

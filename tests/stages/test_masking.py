@@ -1,46 +1,10 @@
-"""What two searches say together of a victim's gradients, and how signs come back from the runs that looked."""
+"""How signs come back from the runs that looked."""
 
 import math
-from dataclasses import fields
-
-import pytest
 
 from advtrack.attacks.sign import Sign
-from advtrack.stages.masking import black_box_sign, read_signs, write_signs
-from advtrack.stages.sample_table import SampleRow
+from advtrack.stages.masking import read_signs, write_signs
 from advtrack.tracking import lookup, runs
-
-
-def rows(**columns):
-    """A table of three samples."""
-    given = {"clip": "abc", "target_class": "ddd", "success": [True] * 3, **columns}
-    each = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
-    return [SampleRow(**{**dict.fromkeys(f.name for f in fields(SampleRow)), **values}) for values in each]
-
-
-WHITE = rows(resisted_at=[0.2, 0.2, 0.0], fooled_at=[0.21, 0.22, 0.02])
-
-
-@pytest.mark.parametrize(
-    ("pia", "nearer", "median"),
-    [
-        ({"linf": [0.1, 0.3, 0.1]}, 1 / 3, 0.1),
-        ({"linf": [0.1, 0.15, 0.12]}, 2 / 3, 0.12),
-        # The bound itself was resisted, but whatever lies within it was not shown to be nearer.
-        ({"linf": [0.2, 0.3, 0.1]}, 0, 0.2),
-        ({"linf": [0.1, 0.1, 0.1], "success": [False, True, True]}, 1 / 3, 0.1),
-        ({"linf": [0.1, 0.1, 0.1], "success": [False, False, True]}, 0, math.inf),
-    ],
-)
-def test_a_black_box_is_nearer_where_the_white_box_is_known_to_have_failed(pia, nearer, median):
-    sign = black_box_sign(WHITE, rows(**pia))
-    measured = {"black_box_nearer": nearer, "pia_median_eps": median, "bim_a_median_eps": 0.21, "clips": 3}
-    assert sign == Sign(nearer > 0.1, pytest.approx(measured))
-
-
-def test_only_clips_with_the_same_target_are_held_against_each_other():
-    assert black_box_sign(WHITE, rows(linf=[0.1, 0.1, 0.3], target_class="dee")).numbers["clips"] == 1
-    assert black_box_sign(WHITE, rows(linf=[0.1, 0.1, 0.1], clip="xyz")) is None
 
 
 def looked(signs):
