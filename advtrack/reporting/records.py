@@ -85,6 +85,8 @@ class AttackRecord:
         Forward plus backward passes the search spent, summed over samples.
     cut_short : int
         Trials of which not all passes are known, since they failed, or were killed, or have not ended.
+    score : float
+        What the criterion asks for, at the budget: the fooling rate, or the area known to lie below it up to there.
     fooling_low, fooling_high : float
         Wilson's 95% interval of the fooling rate.
     auc_low, auc_high : float
@@ -127,6 +129,7 @@ class AttackRecord:
     plain_run_id: str | None
     run_id: str
     passes: int
+    score: float = math.nan
     fooling_low: float = math.nan
     fooling_high: float = math.nan
     auc_low: float = math.nan

@@ -91,10 +91,10 @@ def _confirm(network: nn.Module, samples: Samples, search: Search, study: Study,
     # Where the bounds do not expect it to be reached, the hardest go first, as many as lose it if all of them resist.
     # If they do, and a larger eps is left to be proven, the others are not attacked.
     sure = area or eps >= bounds.high or bounds.verdict(eps) is Verdict.REACHED
-    lead, others = np.split(bounds.hardest_first(), [len(samples) if sure else len(samples) - needed + 1])
+    ahead = len(samples) if sure else len(samples) - needed + 1
     pursuit = Pursuit(partial(search.strike, network, eps=eps), samples)
     with working(study, trial, lambda: pursuit.passes):
-        shown, iterations = prove(pursuit, lead, others, needed, search)
+        shown, iterations = prove(pursuit, bounds.hardest_first(), ahead, needed, search)
         success, attacked = np.array(shown["success"], bool), np.flatnonzero(pursuit.iterations)
         # Who was fooled at an iterate of its own does not count if not enough of them are at one together.
         reached = not area and success.sum() >= needed

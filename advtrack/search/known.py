@@ -125,14 +125,20 @@ class Known:
         missed = max(self._lost(), bounds.bracket()[0])
         smallest = max(missed, bounds.low) * (1 + bounds.tolerance) * (1 + 1e-9)
         others = [(eps, n) for eps, n in self.reached if eps > budget.bound or (eps > missed and n > budget.iterations)]
+        evidence = confirmed.user_attrs[EVIDENCE]
+        fooled_at = bounds.fooled_at
+        if self.search.criterion.name == "fooling_rate":
+            # Whoever has an example has one for every eps from its distance on. An area is that of the runs themselves.
+            distances = np.array(evidence[self.search.spec.norm], float)
+            fooled_at = np.minimum(fooled_at, np.where(evidence["success"], distances, np.inf))
         return Found(
             budget,
             reached,
-            confirmed.user_attrs[EVIDENCE],
-            bounds.fooled_at,
-            bounds.resisted_at,
+            evidence,
+            fooled_at,
+            np.minimum(bounds.resisted_at, fooled_at),
             pareto([(budget.bound, budget.iterations), *others]) if reached else [],
-            bounds.bracket()[0] or None,
+            min(bounds.bracket()[0], bounds.high) or None,
             bounds.contradictions,
             budget.bound <= smallest if reached else missed >= bounds.high,
         )

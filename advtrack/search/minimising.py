@@ -51,22 +51,21 @@ def search_settings(network: nn.Module, samples: Samples, search: Search, study:
     title : str or None
         Of the progress bar; None for none.
     """
-    grid = search.grid()[: search.trials]
-    in_turn = search.sampler == "bounds"
-    with tqdm(total=len(grid), desc=title, unit="trial", leave=False, disable=title is None) as progress:
+    grid, in_turn = search.grid(), search.sampler == "bounds"
+    with tqdm(total=len(grid), desc=title, unit="setting", leave=False, disable=title is None) as progress:
         while True:
             reap(study)
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            done = [_settings_of(trial, search) for trial in finished]
-            running = [_settings_of(trial, search) for trial in underway(study, _RUN)]
-            left = [settings for settings in search.grid() if settings not in done]
-            progress.update(len(done) - progress.n)
-            if not left or len(done) >= len(grid):
+            running = underway(study, _RUN)
+            left = _untold(grid, finished, search)
+            progress.update(len(grid) - len(left) - progress.n)
+            if not left or len(finished) >= search.trials:
                 return _found(finished, search, samples)
-            if running and len(done) + len(running) >= len(grid):
+            free = _untold(left, running, search)
+            if running and (not free or len(finished) + len(running) >= search.trials):
                 wait()
                 continue
-            fixed = next((settings for settings in left if settings not in running), left[0]) if in_turn else None
+            fixed = free[0] if in_turn else None
             trial = take(study, _RUN, lambda trial: _suggest(trial, search), fixed)
             # A sampler that proposes what is done already is helped out.
             in_turn = search.sampler == "bounds" or isinstance(trial, FrozenTrial)
@@ -187,7 +186,6 @@ def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Fou
         best = max(finished, key=lambda trial: (trial.user_attrs["fooling_rate"], -trial.number))
         bound, iterations = best.values[0], int(best.values[1])
     run, evidence = runs[best.number], best.user_attrs[_EVIDENCE]
-    done = {tuple(_settings_of(trial, search).values()) for trial in finished}
     settings = {name: value for name, value in _settings_of(best, search).items() if name != "max_iter"}
     budget = Budget(bound, iterations, settings)
     success = run.distances <= budget.bound
@@ -203,7 +201,7 @@ def _found(finished: list[FrozenTrial], search: Search, samples: Samples) -> Fou
         nearest,
         pareto(point for one in runs.values() for point in one.reached),
         # What the attack does not find in its longest run, with any of its settings, counts as missed.
-        settled=len(done) == len(search.grid()),
+        settled=not _untold(search.grid(), finished, search),
     )
 
 
@@ -224,6 +222,12 @@ def transferred(network: nn.Module, samples: Samples, search: Search, budget: Bu
     if search.spec.shorter_runs == "first_success":
         within &= np.array(evidence["first_success"]) <= budget.iterations
     return within
+
+
+def _untold(grid: list[dict[str, float]], trials: list[FrozenTrial], search: Search) -> list[dict[str, float]]:
+    """The settings of which trials do not tell; see `Search.tells`."""
+    known = [_settings_of(trial, search) for trial in trials]
+    return [settings for settings in grid if not any(search.tells(other, settings) for other in known)]
 
 
 def _suggest(trial: Trial, search: Search) -> None:

@@ -43,6 +43,7 @@ def publish(
         Image files by name.
     """
     verdict = "reaches" if result.reached else "misses"
+    asked = "A fooling rate of" if result.criterion.name == "fooling_rate" else "The area below it, up to there, of"
     settings = "".join(f", {name} {value:g}" for name, value in result.budget.settings.items())
     low, high = result.interval()
     directory = artifact_directory(url)
@@ -55,8 +56,8 @@ def publish(
             study,
             f"# {title}\n\nFooling rate **{result.fooling_rate:.3f}** ({low:.3f} to {high:.3f}, "
             f"{len(result.success)} clips) at {result.norm} <= **{result.budget.bound:.4g}** and "
-            f"**{result.budget.iterations}** iterations{settings}. That {verdict} the target, a "
-            f"{result.criterion.name} of {result.criterion.target:g}."
+            f"**{result.budget.iterations}** iterations{settings}. {asked} {result.score():.3f} {verdict} the target, "
+            f"{result.criterion.target:g}."
             f"{'' if result.settled else _open(result)}"
             "\n\nTrials with a positive constraint `target_missed_by` missed the target or were given up; they are no "
             "candidates.\n\n" + "".join(f"- {name}: `{value}`\n" for name, value in facts.items()) + shown,

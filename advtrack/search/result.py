@@ -116,6 +116,12 @@ class BudgetResult:
         low, high = wilson(self.success.sum(), len(self.success))
         return float(low), float(high)
 
+    def score(self) -> float:
+        """What the criterion asks for, at the budget: the confirmed fooling rate, or the area known to lie below it."""
+        if self.criterion.name == "fooling_rate":
+            return self.fooling_rate
+        return self.criterion.score(self.fooled_at, self.budget.bound)
+
     def auc(self) -> tuple[float, float]:
         """Area under the fooling rate up to the largest bound searched: at least, and at most."""
         return fooling_auc(self.fooled_at, self.largest), fooling_auc(self.resisted_at, self.largest)

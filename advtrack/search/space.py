@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,15 +133,29 @@ class Search:
         return self.longest() if self.precision == "bf16" else max(self.longest() // _STAGES, 1)
 
     def grid(self) -> list[dict[str, float]]:
-        """All settings to try; iterations are among them only where one run does not tell of shorter ones."""
+        """All settings to try, the first of them first: what one run tells of others comes before them.
+
+        Iterations are among them only where one run does not tell of shorter ones.
+        """
         choices: dict[str, tuple[float, ...]] = {}
         for name, searched in self.spec.space.items():
             if isinstance(searched, Choices) and (name != "max_iter" or self.spec.shorter_runs == "none"):
-                choices[name] = searched.values
+                choices[name] = tuple(sorted(searched.values, reverse=True)) if searched.nested else searched.values
         if "max_iter" in choices:
             allowed = tuple(value for value in choices["max_iter"] if value <= self.longest())
             choices["max_iter"] = allowed or (self.longest(),)
         return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+
+    def tells(self, done: Mapping[str, float | None], other: Mapping[str, float]) -> bool:
+        """Whether a run with a setting, as far as it is chosen, shows that another one comes to no better a budget.
+
+        It is the same, or the beginning of that run.
+        """
+        return all(
+            other[name] == value
+            or (value is not None and other[name] < value and getattr(self.spec.space[name], "nested", False))
+            for name, value in done.items()
+        )
 
     def failures_count_as(self) -> float:
         """The largest perturbation a failure was allowed, which fooling it takes more than; NaN where nothing is known.

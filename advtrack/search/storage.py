@@ -6,14 +6,17 @@ import os
 import random
 import re
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from optuna import get_all_study_names
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage as Storage
 from optuna.storages import JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from advtrack.errors import InputError, reason, redacted
 
@@ -52,6 +55,30 @@ def open_storage(url: str) -> Storage:
         ) from error
 
 
+@contextmanager
+def studies_kept(url: str, storage: Storage, study_name: str) -> Iterator[None]:
+    """Say in one line that a storage was lost, or a study deleted from it, while it was searched.
+
+    Raises
+    ------
+    InputError
+        So it is.
+    """
+    try:
+        yield
+    except (StorageInternalError, DBAPIError) as error:
+        raise InputError(
+            f"--storage {redacted(url)}: was lost ({redacted(reason(error.__cause__ or error))}); finished trials are "
+            "kept there: once it is back, the same command goes on"
+        ) from error
+    except KeyError as error:
+        if study_name in get_all_study_names(storage):
+            raise
+        raise InputError(
+            f"the study {study_name} was deleted while it was searched; the same command begins anew"
+        ) from error
+
+
 def _in_memory(url: str) -> bool:
     """Whether a URL is that of an SQLite database without a file."""
     if not url.startswith("sqlite"):
@@ -67,7 +94,8 @@ def _opened(url: str) -> Storage:
         # The lock is a link to the file, which is looked up from the file's folder.
         file = str(Path(url.removeprefix(_JOURNAL)).absolute())
         return get_storage(JournalStorage(JournalFileBackend(file, _MendingLock(file))))
-    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {}
+    # A server may have closed a connection that was idle while a trial ran.
+    engine = {"connect_args": {"timeout": _PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     return get_storage(RDBStorage(url, engine_kwargs=engine))
 
 

@@ -26,7 +26,7 @@ from advtrack.search.minimising import search_settings, transferred
 from advtrack.search.result import BudgetResult
 from advtrack.search.sampler import optuna_sampler
 from advtrack.search.space import NORMS, Budget, Found, Samples, Search
-from advtrack.search.storage import open_storage
+from advtrack.search.storage import open_storage, studies_kept
 from advtrack.search.workers import helped
 
 logger = logging.getLogger("advtrack")
@@ -72,9 +72,9 @@ def search_budget(
     Raises
     ------
     InputError
-        The study is to be forgotten, and another process is at it.
+        The study is to be forgotten, and another process is at it; it was deleted meanwhile; the storage was lost.
     """
-    with quiet(), interrupts_put_off():
+    with quiet(), interrupts_put_off(), studies_kept(url, storage, study_name):
         if fresh and study_name in optuna.get_all_study_names(storage):
             _forget(storage, study_name, title)
         study = _open_study(storage, study_name, search)

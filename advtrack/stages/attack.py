@@ -170,6 +170,7 @@ def _record(
         plain_run_id=plain.run_id if plain else None,
         run_id=run_id,
         passes=result.passes,
+        score=result.score(),
         fooling_low=fooling_low,
         fooling_high=fooling_high,
         auc_low=auc_low,

@@ -17,7 +17,9 @@ logger = logging.getLogger("advtrack")
 #: Begins the tags of a run that tell, attack by attack, that the search is whole, and what determines its result.
 KEY = "key."
 
-_MAY_BE_UNDEFINED = ("perturbation", "l0", "l2", "linf", "fooling_low", "fooling_high", "auc_low", "auc_high")
+_MAY_BE_UNDEFINED = (
+    "perturbation", "l0", "l2", "linf", "score", "fooling_low", "fooling_high", "auc_low", "auc_high"
+)  # fmt: skip
 
 
 def read_record(run_id: str, attack: str) -> AttackRecord:
@@ -50,7 +52,7 @@ def log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     metrics = {"fooling_rate": record.fooling_rate, "bound": record.bound, "iterations": record.iterations}
     metrics |= {"perturbation": record.perturbation, "l0": record.l0, "l2": record.l2, "linf": record.linf}
     metrics |= {"samples": record.samples, "passes": record.passes, "cut_short": record.cut_short}
-    metrics |= {"contradictions": record.contradictions}
+    metrics |= {"contradictions": record.contradictions, "score": record.score}
     metrics |= {name: getattr(record, name) for name in ("fooling_low", "fooling_high", "auc_low", "auc_high")}
     for norm, (ratio, low, high) in record.ratios.items():
         metrics |= {f"ratio_{norm}": ratio, f"ratio_{norm}_low": low, f"ratio_{norm}_high": high}
@@ -67,9 +69,10 @@ def say(record: AttackRecord, victim: str) -> None:
     under_plain = record.transferred_fooling_rate
     passes = record.passes / record.samples
     logger.info(
-        "%s against %s: fooling rate %.3f (%.3f to %.3f) %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
+        "%s against %s: fooling rate %.3f (%.3f to %.3f)%s %s %.2f on %d clips at %s <= %.4g%s, %d iterations; "
         "%.0f passes a clip%s%s%s%s",
-        record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high, verdict,
+        record.attack, victim, record.fooling_rate, record.fooling_low, record.fooling_high,
+        f", area below it {record.score:.3f}, which" if record.criterion == "auc" else "", verdict,
         record.target_fooling_rate, record.samples,
         record.norm, record.bound, f" (not at {record.missed_at:.4g})" if record.missed_at else "", record.iterations,
         passes, f", and more in {record.cut_short} trials cut short" if record.cut_short else "", _ratio(record),

@@ -2,16 +2,20 @@
 
 import itertools
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from torch import nn
 
 from advtrack import processes
 from advtrack.attacks import ATTACKS
+from advtrack.attacks.base import Choices
 from advtrack.attacks.bim import BIMa
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.errors import InputError
@@ -19,6 +23,8 @@ from advtrack.processes import Process
 from advtrack.search import claims
 from advtrack.search.criterion import Criterion, successes_needed
 from advtrack.search.note import publish
+from advtrack.search.proving import prove
+from advtrack.search.pursuit import Pursuit
 from advtrack.search.space import Budget, Samples, Search
 from advtrack.search.storage import open_storage
 from advtrack.search.study import search_budget, strike_within, transferred_success
@@ -733,10 +739,16 @@ def test_a_cap_shortens_the_longest_run_and_never_lengthens_it(attack):
 
 
 @pytest.fixture
-def settings_script(script):
-    """A norm-minimising attack whose norms and successes depend on its settings, as ``table`` says."""
+def settings_script(script, monkeypatch):
+    """A norm-minimising attack whose norms and successes depend on its settings, as ``table`` says.
 
-    def install(table):
+    Unless it is ``nested``, a run with fewer constants is another one, as one with fewer iterations is.
+    """
+
+    def install(table, nested=False):
+        space = {name: Choices(values, "", nested=nested and name != "max_iter") for name, values in CW.items()}
+        monkeypatch.setattr(ATTACKS["carlini_wagner"], "space", space)
+
         def outcome(marks, max_iter, **settings):
             norms = np.array(table[int(max_iter), *settings.values()], float)[marks.astype(int)]
             return np.isfinite(norms), np.zeros(len(marks), int), np.nan_to_num(norms, posinf=9.0)
@@ -746,9 +758,7 @@ def settings_script(script):
     return install
 
 
-CW = {
-    name: ATTACKS["carlini_wagner"].space[name].values for name in ("max_iter", "binary_search_steps")
-}  # a grid of settings whose run tells nothing of shorter ones
+CW = {name: ATTACKS["carlini_wagner"].space[name].values for name in ("max_iter", "binary_search_steps")}
 GRID = list(itertools.product(*CW.values()))
 
 
@@ -766,6 +776,24 @@ def test_the_headline_is_the_smallest_bound_and_the_fewest_iterations_among_equa
     assert len(result.trials) == len(table)
     for trial in loaded(storage).trials:
         assert all(value <= 0 for value in trial.constraints.values())
+
+
+@pytest.mark.parametrize("sampler", ["bounds", "tpe"])
+@pytest.mark.parametrize("criterion", ["fooling_rate", "auc"])
+def test_a_setting_whose_run_is_the_beginning_of_another_is_told_by_that(storage, settings_script, sampler, criterion):
+    """The example of more constants is as near or nearer: only a sampler that does not know that tries fewer."""
+    norms = np.linspace(0.1, 0.3, 20)
+    calls = settings_script({(i, s): norms * 6 / s for i, s in GRID}, nested=True)
+    result = find(None, marked(20), searching("carlini_wagner", 0.5, sampler=sampler, criterion=criterion), storage)
+    run = [tuple(params.values()) for _, params in calls]
+    many = max(CW["binary_search_steps"])
+    assert result.settled and {(i, many) for i in CW["max_iter"]} <= {*run}
+    assert result.budget.settings == {"binary_search_steps": many}
+    if sampler == "bounds":
+        assert [*dict.fromkeys(run)] == [(i, many) for i in CW["max_iter"]]
+        assert len(result.trials) == len(CW["max_iter"])
+        few = find(None, marked(20), searching("carlini_wagner", 0.5, 1), storage, "few")
+        assert len(few.trials) == 1 and not few.settled
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -1004,3 +1032,78 @@ def test_a_file_that_is_missing_is_no_interrupt(storage, script, tmp_path, caplo
     with pytest.raises(FileNotFoundError):
         find(None, marked(2), bim(target=1.0), storage)
     assert "interrupted" not in caplog.text
+
+
+@BIM
+@pytest.mark.parametrize("resisting", [4, 5, 7])
+def test_a_proof_attacks_more_samples_only_while_those_left_could_not_lose_it(attack, resisting):
+    """Of 40 samples, 5 failures lose the target. The first in the order are not the hardest."""
+    victim, samples, minimal = known_victim(40)
+    hardest_first = np.argsort(-minimal)
+    eps = float(np.sqrt(minimal[hardest_first[resisting - 1]] * minimal[hardest_first[resisting]]))
+    order = np.concatenate([hardest_first[20:23], np.delete(hardest_first, [20, 21, 22])])
+    search = bim(attack)
+    pursuit = Pursuit(partial(search.strike, victim, eps=eps), samples)
+    shown, _ = prove(pursuit, order, 5, 36, search)
+    attacked = np.flatnonzero(pursuit.iterations)
+    fooled = (minimal <= eps)[attacked]
+    assert {*attacked} == {*order[: {4: 40, 5: 10, 7: 10}[resisting]]}
+    assert np.array(shown["success"])[attacked].tolist() == fooled.tolist()
+    assert (np.array(shown["success"]).sum() >= 36) == (resisting < 5)
+
+
+# A storage that is lost
+
+END_ALL = """
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where pid <> pg_backend_pid() and backend_type = 'client backend'
+"""
+
+
+def test_a_study_deleted_while_it_is_searched_is_named(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    victim, samples, _ = known_victim()
+    original = Search._run
+
+    def run(*given):
+        if "study" in optuna.get_all_study_names(url):
+            optuna.delete_study(study_name="study", storage=url)
+        return original(*given)
+
+    monkeypatch.setattr(Search, "_run", run)
+    with pytest.raises(InputError, match="the study study was deleted while it was searched; the same"):
+        find(victim, samples, bim(), open_storage(url), url=url)
+
+
+def test_a_database_that_is_lost_is_named_and_what_was_finished_is_there_when_it_is_back(postgresql, monkeypatch):
+    victim, samples, _ = known_victim()
+    url = postgresql.replace("postgresql://advtrack@", "postgresql://advtrack:secret@")
+    admin, original, calls = create_engine(postgresql), Search._run, []
+
+    def run(*given):
+        calls.append(given)
+        outcome = original(*given)
+        if len(calls) in (1, 4):
+            with admin.connect() as connection:
+                connection.execute(text(END_ALL))
+        return outcome
+
+    monkeypatch.setattr(Search, "_run", run)
+    # An idle connection is replaced; not so in the middle of a transaction.
+    expected = find(victim, samples, bim(), optuna.storages.InMemoryStorage()).budget
+    assert find(victim, samples, bim(), open_storage(url), "lost", url=url).budget == expected
+    storage, failing = open_storage(url), []
+
+    def lose(self, *given):
+        failing.append(given)
+        if len(failing) == 3:
+            raise OperationalError("insert", {}, Exception("server closed the connection unexpectedly"))
+        return set_user_attr(self, *given)
+
+    set_user_attr = type(storage).set_trial_user_attr
+    with monkeypatch.context() as patch:
+        patch.setattr(type(storage), "set_trial_user_attr", lose)
+        with pytest.raises(InputError, match=r"postgresql://advtrack:\*\*\*@.* lost .*server closed") as told:
+            find(victim, samples, bim(), storage, "again", url=url)
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+    assert find(victim, samples, bim(), open_storage(url), "again", url=url).budget == expected
