@@ -18,4 +18,5 @@ def reason(error: BaseException) -> str:
 
 def redacted(text: str) -> str:
     """A text in which URLs show no passwords."""
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
+    hidden = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"([?&](?:password|passfile|sslpassword|passwd)=)[^&\s]*", r"\1***", hidden, flags=re.IGNORECASE)

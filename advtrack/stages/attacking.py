@@ -27,8 +27,8 @@ from advtrack.tracking import registry
 
 logger = logging.getLogger("advtrack")
 
-# Options that play a part in a search alone.
-_SEARCHING = {"target_fooling_rate", "trials", "max_iter", "criterion", "tolerance", "sampler", "workers", "storage"}
+#: Options that play a part in a search alone.
+ONLY_SEARCHED = {"target_fooling_rate", "trials", "max_iter", "criterion", "tolerance", "sampler", "workers", "storage"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Attacked:
     def params(self) -> dict[str, Any]:
         """What a run says of its options, but for those that play no part in it."""
         told = asdict(self.options) | {"device": str(self.device), "storage": redacted(self.options.storage)}
-        without = _SEARCHING if self.options.budget_from else {"budget_from"}
+        without = ONLY_SEARCHED if self.options.budget_from else {"budget_from"}
         told = {name: value for name, value in told.items() if name not in without}
         return {**told, "training": self.victim.description.training["kind"]}
 

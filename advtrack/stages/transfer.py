@@ -14,7 +14,8 @@ from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
-from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
+from advtrack.stages.attacking import ONLY_SEARCHED, Attacked, Attacking, attacked_by, sample_limit, search_of
+from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.sample_table import log_struck
 from advtrack.stages.searched import find_records, read_record, searched_by
 from advtrack.stages.victims import only_victim
@@ -31,9 +32,10 @@ def run(options: Attacking) -> str:
     Raises
     ------
     InputError
-        No such victim or more than one, no budgets where the options look for them, or budgets of another data set or
-        representation.
+        No such victim or more than one, no budgets where the options look for them, budgets of another data set or
+        representation, or options that only a search heeds.
     """
+    _refuse_options_of_searches(options)
     attacked = attacked_by(options)
     budgets = _budgets(options)
     for record in budgets.values():
@@ -52,6 +54,23 @@ def run(options: Attacking) -> str:
                 _say_what_differs(attack, record, attacked)
                 _strike(attack, record, attacked, stage)
     return stage.run_id
+
+
+def _refuse_options_of_searches(options: Attacking) -> None:
+    """Options that would play no part.
+
+    Raises
+    ------
+    InputError
+        One of them is given.
+    """
+    usual = SEARCHING | ATTACKING
+    for name in sorted(ONLY_SEARCHED & usual.keys() - {"storage"}):
+        if (given := getattr(options, name)) != usual[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {given}: with --budget-from {options.budget_from} nothing is searched; "
+                "leave one of the two out"
+            )
 
 
 def _budgets(options: Attacking) -> Mapping[str, AttackRecord]:

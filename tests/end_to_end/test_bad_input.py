@@ -183,6 +183,14 @@ def test_passwords_are_not_repeated(empty):
     assert "secret" not in result.output
 
 
+def test_what_only_a_search_heeds_is_refused_where_nothing_is_searched(empty):
+    given = ["attack", "--budget-from", "standard", "--representation", "stft"]
+    for option, value in ("--trials", "5"), ("--workers", "2"), ("--criterion", "auc"):
+        one_line(
+            empty.advtrack(*given, option, value), f"{option} {value}: with --budget-from standard nothing is searched"
+        )
+
+
 def test_all_networks_are_checked_before_the_first_trains(empty, clips):
     extract(empty, clips)  # 16 x 16
     train = ["train", "--dataset", "esc50", "--model", "all", "--epochs", "1"]
