@@ -6,11 +6,11 @@
 What is asked is the smallest perturbation bound that fools 90% of the clips. TPE proposes eps, with the target as a
 constraint; a trial is one run of ART's attack on all clips. The grid goes up in steps of 5%, as armory's sweeps do, and
 stops where the target is reached: it is tried where that happens, up to a point that reaches and down to one that
-misses, and the cost of what lies below is that of the trials measured. Of Carlini-Wagner with ART, one trial is
-run, the one with the fewest iterations that our search tries (3
-constants of 50), and counted as often as TPE has trials; beside it stands what trials drawn from all four settings of
-that search take on average, 2.25 times as many iterations. Counted are samples that went backwards through the network.
-Ours are spread over the time of the others', so that what else the machine does meanwhile slows both.
+misses, and the cost of what lies below is that of the trials measured. Of Carlini-Wagner with ART, one trial is run,
+the one with the fewest iterations of our search's space (3 constants of 50), and counted as often as TPE has trials;
+beside it stands what trials drawn from all four settings of that space take on average, 2.25 times as many iterations.
+Counted are samples that went backwards through the network. Ours are spread over the time of the others', so that what
+else the machine does meanwhile slows both.
 ``--full`` searches the budgets of all six attacks on all test clips instead, and adds up the time of four of them.
 ``--attack`` picks attacks, of either. Every row is written to a JSON file as soon as it is there.
 """

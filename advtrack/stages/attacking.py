@@ -101,16 +101,6 @@ class Attacked:
     def struck(self, attack: str) -> Struck:
         """Whom an attack strikes."""
         options, limit, spec = self.options, sample_limit(self.options, attack), ATTACKS[attack]
-        asked, _ = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
-        if limit and limit < asked:
-            logger.info(
-                "%s: --samples %s is capped at its %d clips; %s=%d takes more",
-                attack,
-                options.samples,
-                limit,
-                attack,
-                asked,
-            )
         return strike_list(self.victim, self.store, spec, limit, options.seed, self.device, options.protocol)
 
     def shown(self, attack: str) -> Struck:
@@ -131,7 +121,17 @@ def attacked_by(options: Attacking) -> Attacked:
     victim = checkpoint.load(registry.download(version), device)
     digest = victim.description.training["store_digest"]
     store, _ = find_store(victim.description.dataset, options.representation, store_digest=digest)
+    _say_caps(options)
     return Attacked(options, version, victim, store, device)
+
+
+def _say_caps(options: Attacking) -> None:
+    """Name the attacks that strike fewer clips than are asked for of all."""
+    for attack in options.attacks:
+        asked, _ = whole_number_for("samples", options.samples, attack, TABLE_ATTACKS)
+        if (limit := sample_limit(options, attack)) and limit < asked:
+            told = attack, options.samples, limit, attack, asked
+            logger.info("%s: --samples %s is capped at its %d clips; %s=%d takes more", *told)
 
 
 def sample_limit(options: Attacking, attack: str) -> int:

@@ -68,8 +68,10 @@ def test_a_number_for_all_is_capped_for_a_costly_attack_and_that_is_said(
 ):
     monkeypatch.setattr(attacking, "strike_list", lambda victim, store, spec, limit, *others: limit)
     caplog.set_level("INFO", "advtrack")
-    assert Attacked(options(samples=samples), None, None, None, None).struck(attack) == limit
+    asked = options(samples=samples, attacks=(attack,))
+    attacking._say_caps(asked)
     assert caplog.messages == said
+    assert Attacked(asked, None, None, None, None).struck(attack) == limit
 
 
 # What a run says
