@@ -26,7 +26,7 @@ from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 14
+CODE_VERSION = 15
 
 
 def run(options: Attacking) -> str:

@@ -23,7 +23,7 @@ from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def run(options: Attacking) -> str:
