@@ -20,4 +20,4 @@ from advtrack.errors import redacted
 )
 def test_no_address_is_shown_with_its_password(address, shown):
     assert redacted(address) == shown
-    assert redacted(f"--storage {address}: cannot be used") == f"--storage {shown}: cannot be used"
+    assert redacted(f"nothing at {address} answers") == f"nothing at {shown} answers"
