@@ -170,7 +170,8 @@ def wagner_with_art(network: nn.Module, samples: Samples, classes: int, trials: 
 def compared(chosen: Chosen, asked: argparse.Namespace, attacks: Sequence[str], found: Found) -> None:
     """Ours and the others. Our searches are spread over the time that the others' trials take, which is far longer."""
     network, classes = chosen.victim.network, len(chosen.store.classes)
-    samples = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], asked.clips, 0, chosen.device).samples
+    clips = asked.clips or 16
+    samples = strike_list(chosen.victim, chosen.store, ATTACKS["bim_a"], clips, 0, chosen.device).samples
     if bims := [attack for attack in attacks if attack.startswith("bim")]:
         run = asked.peer_trials or asked.trials
         name = f"TPE with ART, {asked.trials} trials ({run} were run)"
@@ -253,15 +254,15 @@ def show(attack: str, rows: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def full(chosen: Chosen, trials: int, attacks: Sequence[str], found: Found) -> None:
+def full(chosen: Chosen, asked: argparse.Namespace, attacks: Sequence[str], found: Found) -> None:
     """Each attack's search on as many test clips as it strikes by default, beside the cost of the passes alone."""
     network = chosen.victim.network
     for attack in attacks:
         spec = ATTACKS[attack]
-        limit = spec.sample_limit or 0
-        samples = strike_list(chosen.victim, chosen.store, spec, limit, 0, chosen.device).samples
+        clips = asked.clips or spec.sample_limit or 0
+        samples = strike_list(chosen.victim, chosen.store, spec, clips, 0, chosen.device).samples
         unit = passes_cost(network, samples.x[:32])
-        row = ours(network, samples, attack, trials)
+        row = ours(network, samples, attack, asked.trials)
         floor = len(samples) * (row["forwards"] * unit["forward"] + row["gradients"] * unit["backward"])
         found.put(attack, OURS, {**row, "clips": len(samples), "floor_seconds": floor})
         print(
@@ -301,7 +302,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--clips", type=int, help="at most; 16 unless given, with --full what the attack strikes")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--peer-trials", type=int, help="of TPE with BIM that are run; all unless given")
     parser.add_argument("--repeats", type=int, default=3, help="of our searches")
@@ -318,7 +319,7 @@ def main() -> None:
     print(chosen.title)
     found = Found(arguments.out, chosen.title)
     if arguments.full:
-        full(chosen, arguments.trials, arguments.attack or TABLE_ATTACKS, found)
+        full(chosen, arguments, arguments.attack or TABLE_ATTACKS, found)
     else:
         compared(chosen, arguments, arguments.attack or COMPARED, found)
 

@@ -103,10 +103,11 @@ def _forget(storage: Storage, study_name: str, title: str) -> None:
 
 def _join(network: nn.Module, samples: Samples, search: Search, url: str, study_name: str, index: int) -> None:
     """Help with a search that another process has begun."""
-    with quiet(), interrupts_put_off():
+    storage = open_storage(url)
+    with quiet(), interrupts_put_off(), studies_kept(url, storage, study_name):
         # Seeded like the others, a sampler would propose what they do.
         sampler = optuna_sampler(search.sampler, search.seed + index)
-        study = optuna.load_study(study_name=study_name, storage=open_storage(url), sampler=sampler)
+        study = optuna.load_study(study_name=study_name, storage=storage, sampler=sampler)
         _procedure(search)(network, samples, search, study, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 import sys
@@ -11,7 +12,10 @@ from multiprocessing import resource_tracker
 
 import torch
 
+from advtrack.errors import InputError
 from advtrack.processes import end_with_parent
+
+logger = logging.getLogger("advtrack")
 
 # Seconds that a process has to give up what it holds.
 _GRACE = 10.0
@@ -69,4 +73,8 @@ def _helper(help_: Callable[[int], None], index: int, threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # not at once: what it holds in the storage is given up first
     end_with_parent()
     torch.set_num_threads(threads)
-    help_(index)
+    try:
+        help_(index)
+    except InputError as error:
+        logger.warning("a process that helped has ended: %s", error)
+        sys.exit(1)

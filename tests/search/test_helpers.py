@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from advtrack.errors import InputError
 from advtrack.processes import interrupts_put_off
 from advtrack.search import workers
 from advtrack.search.workers import helped
@@ -49,3 +51,18 @@ def test_workers_that_have_begun_end_if_another_one_cannot(monkeypatch):
     with pytest.raises(OSError, match="Too many open files"), helped(4, print):
         pytest.fail("it went on without them")
     assert [one.done for one in begun] == [["terminate", "join", "kill", "join"]]
+
+
+def test_a_worker_that_lost_the_storage_says_so_in_a_line(monkeypatch, caplog):
+    def lost(index):
+        raise InputError(f"--storage {index}: was lost")
+
+    monkeypatch.setattr(workers, "end_with_parent", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            workers._helper(lost, 1, torch.get_num_threads())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 1
+    assert "helped has ended: --storage 1: was lost" in caplog.text
