@@ -15,6 +15,10 @@ import click
 from advtrack import __version__
 from advtrack.errors import InputError
 
+# Whether the command at hand was given --force, in click's context.
+_FORCED = f"{__name__}.forced"
+_GOES_ON = "The same command goes on from here."
+
 
 class _Command(click.Command):
     """An option that is given more than once is an error: click takes the last and says nothing of the others."""
@@ -42,7 +46,8 @@ class _Plain(click.Group):
         try:
             return super().invoke(ctx)
         except Terminated:
-            click.echo("Terminated. The same command goes on from here.", err=True)
+            on = "With --force the same command begins anew." if ctx.meta.get(_FORCED) else _GOES_ON
+            click.echo(f"Terminated. {on}", err=True)
             ctx.exit(128 + signal.SIGTERM)
         except (InputError, OSError, click.ClickException) as error:
             if ctx.params["debug"]:
@@ -73,6 +78,7 @@ def as_stage(function: Callable[..., None]) -> Callable[..., None]:
         from advtrack.processes import terminable
         from advtrack.tracking.connection import answering, connect
 
+        click.get_current_context().meta[_FORCED] = options.get("force", False)
         if options.get("data_dir") and not Path(options["data_dir"]).is_dir():
             raise InputError(f"--data-dir {options['data_dir']}: no such folder")
         if options.get("device") == "cuda":

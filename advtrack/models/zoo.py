@@ -173,8 +173,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # every reader has its own exception types; all mean the same to the user
+        # Of code in the file torch says how to run it.
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({reason(error)})"
         raise InputError(
-            f"--weights {path}: not a state dict in safetensors or torch format without code ({reason(error)})"
+            f"--weights {path}: not a state dict in safetensors or torch format without code{why}"
         ) from error
 
 
@@ -185,20 +187,32 @@ def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> set[s
     """
     own = body.state_dict()
     source = {str(name).removeprefix("body."): t for name, t in source.items() if isinstance(t, Tensor)}
-    fitted = {}
+    heads = {n for n in own if n.startswith(("fc", "classifier.6", "aux"))}
+    # Counters of batches, which older files and some converters leave out; nothing here reads them.
+    counters = {n for n in own if n.endswith("num_batches_tracked")}
+    fitted, unfit = {}, []
     for name, tensor in own.items():
         given = source.get(name)
-        if given is not None and given.ndim == 4 and given.shape[1] == 3 and tensor.shape[1] == 1:
-            given = given.sum(1, keepdim=True)
-        if given is not None and given.shape == tensor.shape:
-            fitted[name] = given
-    heads = {n for n in own if n.startswith(("fc", "classifier.6", "aux"))}
-    missing = sorted(own.keys() - fitted.keys() - heads)
-    if missing:
-        raise InputError(
-            f"--weights {weights}: does not fit this network, it lacks {missing[0]} ({len(missing)} in all)"
-        )
+        if why := _unfit(given, tensor):
+            unfit += [] if name in heads | counters else [f"{name} {why}"]
+        else:
+            assert given is not None
+            fitted[name] = given if given.shape == tensor.shape else given.sum(1, keepdim=True)
+    if unfit:
+        raise InputError(f"--weights {weights}: does not fit this network: {unfit[0]} ({len(unfit)} in all)")
     if spoilt := sorted(name for name, given in fitted.items() if not given.isfinite().all()):
         raise InputError(f"--weights {weights}: {spoilt[0]} holds NaN or infinite values ({len(spoilt)} in all)")
     body.load_state_dict({**own, **fitted})
     return own.keys() - heads
+
+
+def _unfit(given: Tensor | None, tensor: Tensor) -> str:
+    """Why a tensor cannot take the place of another one, nothing if it can: as it is, or RGB filters as their sum."""
+    if given is None:
+        return "is missing"
+    if given.layout != torch.strided or given.is_complex() or given.is_quantized:
+        return "is no dense tensor of real numbers"
+    rgb = given.ndim == 4 and tuple(tensor.shape) == (given.shape[0], 1, *given.shape[2:]) and given.shape[1] == 3
+    if given.shape != tensor.shape and not rgb:
+        return f"has shape {tuple(given.shape)}, not {tuple(tensor.shape)}"
+    return ""

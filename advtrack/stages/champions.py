@@ -27,13 +27,26 @@ def line(name: str) -> list[str]:
     return [champion.version]
 
 
-def succeed(predecessors: Sequence[str], champion: registry.Registered) -> None:
-    """Make a version champion after those of a line."""
-    registry.tag_model(champion.name, {_LINE: " ".join([*predecessors, champion.version])})
+def succeed(champion: registry.Registered) -> str:
+    """Make a version champion after those of the line; the version that it replaced, or nothing."""
+    predecessors = line(champion.name)
+    own = [*predecessors, champion.version]
+    _record(champion.name, own)
     registry.set_alias(champion, registry.CHAMPION)
+    found = registry.model_tag(champion.name, _LINE).split()
+    if found != own:
+        # Another promotion has written its line over this one. Whichever moved the alias last, this one comes after it.
+        predecessors = found
+        _record(champion.name, [*predecessors, champion.version])
+        registry.set_alias(champion, registry.CHAMPION)
+    return predecessors[-1] if predecessors else ""
 
 
 def return_to(champion: registry.Registered, remaining: Sequence[str]) -> None:
     """Make a version champion again, the last of those that remain in the line."""
     registry.set_alias(champion, registry.CHAMPION)
-    registry.tag_model(champion.name, {_LINE: " ".join(remaining)})
+    _record(champion.name, remaining)
+
+
+def _record(name: str, versions: Sequence[str]) -> None:
+    registry.tag_model(name, {_LINE: " ".join(versions)})

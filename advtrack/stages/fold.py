@@ -30,7 +30,7 @@ from advtrack.training.metrics import macro_f1
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -142,22 +142,25 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     torch.manual_seed(task.settings.seed * 1_000 + fold)
     network = build(task.model, len(store.classes), weights=task.weights, mean=mean, std=std).to(task.device)
 
+    # Those before an interruption are there already.
     history: list[Epoch] = []
+    logged = child.last_step("train_loss")
     with tqdm(total=task.settings.epochs, desc=_title(task, repeat, fold), unit="epoch", leave=False) as progress:
 
         def on_epoch(epoch: Epoch) -> None:
             progress.update()
             progress.set_postfix(loss=f"{epoch.train_loss:.3f}", stop_accuracy=f"{epoch.stop_accuracy:.3f}")
             values = {name: value for name, value in asdict(epoch).items() if name != "number" and value is not None}
-            child.metrics(values, step=epoch.number)
+            if epoch.number > logged:
+                child.metrics(values, step=epoch.number)
             history.append(epoch)
 
         best = fit(network, store, train, parts.stop, task.settings, state, on_epoch, network.pretrained)
-    overfitted = overfitted_since(history)
+    overfitted = overfitted_since(history) or (best.number if best.collapsed else None)
     if overfitted:
         logger.warning(
-            "%s: stopped, for since epoch %d it withstands FGSM and no longer BIM (catastrophic overfitting); "
-            "epoch %d counts. A smaller --eps, or --random-eps, may help",
+            "%s: since epoch %d it withstands FGSM and no longer BIM (catastrophic overfitting); epoch %d counts. A "
+            "smaller --eps, or --random-eps, may help",
             _title(task, repeat, fold), overfitted, best.number,
         )  # fmt: skip
         child.tags({"overfitted_since": overfitted})

@@ -88,11 +88,12 @@ def _move(options: Promotion, stage: runs.StageRun, candidate: registry.Register
     if options.dry_run:
         logger.info("%s would become %s in the place of version %s: %s", candidate, alias, before, why)
         return
-    told = {"promoted_by": stage.run_id, "replaced": before, "promoted_for": why}
-    registry.tag(candidate, {**told, "evidence_runs": ",".join(proof.run_ids)})
-    stage.tags({"replaced": before})
-    champions.succeed(line, candidate)
-    logger.info("%s is now %s in the place of version %s: %s", candidate, alias, before, why)
+    told = {"promoted_by": stage.run_id, "promoted_for": why, "evidence_runs": ",".join(proof.run_ids)}
+    registry.tag(candidate, {**told, "replaced": before})
+    replaced = champions.succeed(candidate) or "none"
+    registry.tag(candidate, {"replaced": replaced})  # not the one from before if another promotion came between
+    stage.tags({"replaced": replaced})
+    logger.info("%s is now %s in the place of version %s: %s", candidate, alias, replaced, why)
 
 
 def _rollback(options: Promotion) -> str:

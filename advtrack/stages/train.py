@@ -246,14 +246,23 @@ def _version(task: Task, number: str) -> registry.Registered:
 
 
 def _point(alias: str, task: Task, version: registry.Registered) -> None:
-    """Move an alias to a version, and say so if it leaves images of another kind or folds of another protocol."""
+    """Move an alias to a version, and say so if it leaves other images, another protocol or a better fold."""
     before = registry.by_alias(task.name, alias)
-    if before and before.tags["store_digest"] != task.store.digest:
-        logger.warning(
-            "%s@%s moves from version %s, of other spectrograms (%s x %s), to version %s (%d x %d)",
-            task.name, alias, before.version, before.tags["height"], before.tags["width"], version.version,
-            *task.store.shape[1:],
-        )  # fmt: skip
+    if before and before.version != version.version:
+        why = ""
+        if before.tags["store_digest"] != task.store.digest:
+            why = f"of other spectrograms ({before.tags['height']} x {before.tags['width']})"
+        elif before.tags["protocol"] != task.protocol:
+            why = f"of the {before.tags['protocol']} protocol"
+        elif float(before.tags["stop_accuracy"]) > float(version.tags["stop_accuracy"]):
+            why = f"trained otherwise and better ({float(before.tags['stop_accuracy']):.1%} on its early-stopping part)"
+        if why:
+            logger.warning(
+                "%s@%s moves from version %s, %s, to version %s (%d x %d, %s protocol, %.1f%%), as aliases follow the "
+                "last training",
+                task.name, alias, before.version, why, version.version, *task.store.shape[1:], task.protocol,
+                100 * float(version.tags["stop_accuracy"]),
+            )  # fmt: skip
     registry.set_alias(version, alias)
 
 

@@ -25,6 +25,8 @@ _REQUIREMENTS = (
 )  # fmt: skip
 #: Sampling rates in Hz that are taken; the ends keep a request's memory in bounds.
 _SLOWEST, _FASTEST = 1_000, 1_000_000
+#: Seconds that a waveform lasts at least: nothing of a shorter one is left at the sampling rates of images.
+_SHORTEST = 2e-5
 #: Characters of an answer that refuses: what was wrong may be long.
 _MOST = 300
 #: Samples beyond this, 20 dB over full scale, are on another scale: that of integers.
@@ -90,12 +92,13 @@ class AudioClassifier(PythonModel):
         Raises
         ------
         MlflowException
-            No waveforms, samples that are no numbers, NaN, infinite or far beyond full scale, an empty waveform, one
-            of several channels, or a sampling rate that is not given or out of range (status 400). A network whose
-            answer is no number (status 500).
+            No waveforms, samples that are no numbers, NaN, infinite or far beyond full scale, a waveform that is empty
+            or lasts less than 20 microseconds, one of several channels, or a sampling rate that is not given or out of
+            range (status 400). A network whose answer is no number (status 500).
         """
         given = model_input["waveform"] if isinstance(model_input, dict) else model_input
-        rate, waveforms = _rate((params or {}).get("sampling_rate")), _waveforms(given)
+        rate = _rate((params or {}).get("sampling_rate"))
+        waveforms = _waveforms(given, rate)
         description = self.victim.description
         settings, name = ImageSettings(**description.clip), description.representation
         x = np.stack([images(waveform, rate, [name], settings)[name][0] for waveform in waveforms])
@@ -119,7 +122,7 @@ def _rate(given: Any) -> int:
     return int(given)
 
 
-def _waveforms(given: Any) -> list[np.ndarray]:
+def _waveforms(given: Any, rate: int) -> list[np.ndarray]:
     """The waveforms of a request, float32 [samples] each."""
     form = "give a list of one or more waveforms, each a list of samples of one channel, as [[0.1, -0.2]]"
     try:
@@ -132,7 +135,14 @@ def _waveforms(given: Any) -> list[np.ndarray]:
     for number, one in enumerate(arrays, 1):
         if not len(one):
             raise MlflowException.invalid_parameter_value(f"waveform {number} is empty")
-        loudest = np.abs(one.astype(np.float64)).max()
+        if len(one) < _SHORTEST * rate:
+            raise MlflowException.invalid_parameter_value(
+                f"waveform {number} is too short: {len(one)} samples at {rate} Hz last less than {_SHORTEST:g} s"
+            )
+        try:
+            loudest = np.abs(one.astype(np.float64)).max()
+        except OverflowError:  # a whole number of hundreds of digits
+            loudest = np.inf
         if not loudest <= _LOUDEST:
             raise MlflowException.invalid_parameter_value(
                 f"waveform {number} has samples that are NaN, infinite or beyond {_LOUDEST} ({loudest:g}); full scale "

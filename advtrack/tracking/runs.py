@@ -67,6 +67,10 @@ class StageRun:
         now = get_current_time_millis()
         MlflowClient().log_batch(self.run_id, metrics=[Metric(k, rounded(v), now, step) for k, v in values.items()])
 
+    def last_step(self, name: str) -> int:
+        """The last step at which a metric was logged, 0 for none."""
+        return max((metric.step for metric in MlflowClient().get_metric_history(self.run_id, name)), default=0)
+
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, in this project's name space."""
         tags = [RunTag(PREFIX + k, str(v)) for k, v in values.items()]
@@ -253,13 +257,19 @@ def _closing(run: StageRun) -> Iterator[StageRun]:
     except KeyboardInterrupt:
         client.set_terminated(run.run_id, status="KILLED")
         raise
-    except MlflowException:
-        raise  # the store that failed cannot be told; the run is closed by the next command
+    except MlflowException as error:
+        with impatient(), suppress(MlflowException):  # if the store cannot be told, the next command closes the run
+            _fail(run, error)
+        raise
     except BaseException as error:
-        run.tags({"failure": str(error)[:_MAX_TAG_LENGTH] or type(error).__name__})
-        client.set_terminated(run.run_id, status="FAILED")
+        _fail(run, error)
         raise
     client.set_terminated(run.run_id, status="FINISHED")
+
+
+def _fail(run: StageRun, error: BaseException) -> None:
+    run.tags({"failure": str(error)[:_MAX_TAG_LENGTH] or type(error).__name__})
+    MlflowClient().set_terminated(run.run_id, status="FAILED")
 
 
 @contextmanager

@@ -405,6 +405,29 @@ def test_a_promotion_that_was_stopped_before_the_alias_moved_counts_as_none(fold
         assert champion() == version
 
 
+@pytest.mark.parametrize("moment", ["set_alias", "tag_model"])
+def test_two_promotions_at_once_lose_no_champion(fold, monkeypatch, moment):
+    """The other one begins after this one has read the line, and ends before this one goes on."""
+    victims = [fold("plain", 0.8, fold=number) for number in range(3)]
+    run(replace(OPTIONS, victim="1"))
+    original = getattr(registry, moment)
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(registry, moment, original)
+        run(replace(OPTIONS, victim="2"))
+        return original(*arguments)
+
+    monkeypatch.setattr(registry, moment, meanwhile)
+    run(replace(OPTIONS, victim="3"))
+    assert champion() == "3"
+    back = replace(OPTIONS, rollback=True)
+    run(back)
+    if moment == "set_alias":  # this one's line was on record already
+        assert champion() == "2" and registry.version(NAME, victims[2].version).tags["replaced"] == "2"
+        run(back)
+    assert champion() == "1"
+
+
 def test_a_rollback_that_was_stopped_goes_no_further_than_it_had(fold, monkeypatch):
     for number in range(3):
         run(replace(OPTIONS, victim=fold("plain", 0.8, fold=number).version))

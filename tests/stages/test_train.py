@@ -155,6 +155,19 @@ def test_a_moving_alias_is_named(train, caplog, monkeypatch):
     assert f"{NAME}@standard moves from version 1, of other spectrograms (8 x 8), to version 2" in caplog.text
 
 
+def test_an_alias_that_leaves_a_better_fold_or_another_protocol_says_so(train, caplog, monkeypatch):
+    monkeypatch.setattr(fit, "_evaluate", lambda *arguments: (1.0, 0.75))
+    train()
+    monkeypatch.setattr(fit, "_evaluate", lambda *arguments: (1.0, 0.5))
+    train(lr=2e-3)
+    assert "moves from version 1, trained otherwise and better (75.0% on its early-stopping part)" in caplog.text
+    train(protocol="official", folds="fold1")
+    assert "moves from version 2, of the paper protocol, to version 3 (8 x 8, official protocol, 50.0%)" in caplog.text
+    caplog.clear()
+    train(protocol="official", folds="fold1")
+    assert "moves from" not in caplog.text
+
+
 def test_two_processes_train_a_fold_once(train, epochs, monkeypatch):
     """The second waits until the first, played by a thread that holds its lock, has finished the fold."""
     original, second = fold._train, []
@@ -337,19 +350,24 @@ def test_a_termination_marks_both_runs_and_the_same_command_continues_them(train
     epochs.clear()
     (fold,) = read_folds(train())
     assert epochs == [1, 2] and fold.run_id in {run.info.run_id for run in killed}
+    assert [one.step for one in store_of_runs.get_metric_history(fold.run_id, "train_loss")] == [1, 2]
     assert weights_digest_of(fold) == undisturbed
     assert not state.exists()
 
 
-def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [([], "The same command goes on from here."), (["--force"], "With --force the same command begins anew.")],
+)
+def test_a_command_that_is_terminated_says_so_and_ends_as_a_shell_expects(store, monkeypatch, options, told):
     def terminated(training):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(stage, "check", terminated)
     monkeypatch.setattr("advtrack.cli.group.prepare_logging", lambda: None)  # for good, and for all tests
-    result = CliRunner().invoke(cli, ["train"])
+    result = CliRunner().invoke(cli, ["train", *options])
     assert result.exit_code == 128 + signal.SIGTERM
-    assert result.output == "Terminated. The same command goes on from here.\n"
+    assert result.output == f"Terminated. {told}\n"
 
 
 def test_overfitting_to_one_step_is_logged_and_tagged(train, monkeypatch, caplog):

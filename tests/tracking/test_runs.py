@@ -157,6 +157,20 @@ def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_late
     assert finished() == run.run_id
 
 
+def test_a_store_that_refuses_one_value_is_told_that_the_run_failed(store, monkeypatch):
+    original = MlflowClient.log_batch
+
+    def refusing(self, run_id, metrics=(), params=(), tags=()):
+        if metrics:
+            raise MlflowException("no such metric")
+        return original(self, run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refusing)
+    with pytest.raises(MlflowException), stage() as run:
+        run.metrics({"loss": 1.0})
+    assert status(run.run_id) == "FAILED" and lookup.tag(lookup.get(run.run_id), "failure") == "no such metric"
+
+
 def _raise(error):
     raise error
 

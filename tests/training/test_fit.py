@@ -409,9 +409,9 @@ def test_training_that_overfits_to_one_step_stops_with_the_weights_from_before(t
 
 
 @pytest.mark.parametrize(
-    ("stop", "trained", "clips", "every"), [(10, 20, 10, 2), (56, 224, 56, 6), (200, 5000, 64, 1), (64, 640, 64, 2)]
+    ("stop", "trained", "clips", "every"), [(10, 20, 10, 2), (56, 224, 32, 3), (200, 5000, 32, 1), (64, 320, 32, 2)]
 )
-def test_all_early_stopping_clips_up_to_64_are_attacked_as_often_as_costs_little(stop, trained, clips, every):
+def test_all_early_stopping_clips_up_to_32_are_attacked_as_often_as_costs_little(stop, trained, clips, every):
     watched, found = module._watched(np.arange(stop), trained, options())
     assert len(set(watched)) == clips and found == every
     assert clips / every <= max(8, trained / 20)
@@ -428,6 +428,14 @@ def test_the_epochs_that_are_attacked_are_every_few_and_the_last(tmp_path, monke
     monkeypatch.setattr(module, "accuracies_under_attack", accuracies)
     train(network(), Stripes(), tmp_path / "state.pt", told.append, epochs=10, eps=0.1)
     assert [epoch.number for epoch in told if epoch.bim_accuracy is not None] == [4, 8, 10] and sizes == [30] * 3
+
+
+def test_training_that_runs_out_of_patience_between_attacks_ends_with_one(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "accuracies_under_attack", lambda *arguments: (0.5, 0.4))
+    monkeypatch.setattr(module, "_evaluate", lambda *arguments: (1.0, 0.5))
+    best = train(network(), Stripes(), tmp_path / "state.pt", told.append, epochs=10, eps=0.1, patience=1)
+    assert [epoch.attacked for epoch in told] == [False, True] and best.number == 2
 
 
 def test_plain_training_is_not_attacked(tmp_path, monkeypatch):
