@@ -106,7 +106,7 @@ class Bounds:
     def iterations(self, eps: float) -> np.ndarray:
         """The fewest iterations that are known to fool each sample at ``eps`` or below; infinite where none are."""
         fewest = np.full(len(self.fooled_at), np.inf)
-        for tried, fooled, first in self._fooled:
+        for tried, fooled, first in self._holding():
             if tried <= eps:
                 fewest[fooled] = np.minimum(fewest[fooled], first)
         return fewest
@@ -116,15 +116,23 @@ class Bounds:
 
         Those that fool the samples at ``eps`` are not enough: below it, where their perturbations lie, it takes more.
         """
-        shown = [(tried, fooled, first, self.fooled_at[fooled] <= tried) for tried, fooled, first in self._fooled]
-        for iterations in np.unique(np.concatenate([first for *_, first, _ in shown])):
+        shown = self._holding()
+        for iterations in np.unique(np.concatenate([first for *_, first in shown])):
             smallest = np.full(len(self.fooled_at), np.inf)
-            for tried, fooled, first, holds in shown:
-                within = fooled[holds & (first <= iterations)]
+            for tried, fooled, first in shown:
+                within = fooled[first <= iterations]
                 smallest[within] = np.minimum(smallest[within], tried)
             if self.criterion.missed_by(smallest, eps) <= 0:
                 return float(iterations)
         return np.inf
+
+    def _holding(self) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """By eps tried, the samples that were fooled and their first successes; without what was contradicted."""
+        holding = []
+        for tried, fooled, first in self._fooled:
+            holds = self.fooled_at[fooled] <= tried
+            holding.append((tried, fooled[holds], first[holds]))
+        return holding
 
     def verdict(self, eps: float) -> Verdict:
         """What is known of ``eps``."""

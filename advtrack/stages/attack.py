@@ -17,7 +17,7 @@ from advtrack.search.space import Budget, Search
 from advtrack.search.storage import Storage, open_storage
 from advtrack.search.study import search_budget, transferred_success
 from advtrack.stages import masking
-from advtrack.stages.attacking import Attacked, Attacking, attacked_by, sample_limit, search_of
+from advtrack.stages.attacking import CODE_VERSION, Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.clips import perturbation_ratios
 from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.evidence import log_search
@@ -25,8 +25,6 @@ from advtrack.stages.searched import KEY, log_record, plain_records, read_record
 from advtrack.tracking import lookup, registry, runs
 
 logger = logging.getLogger("advtrack")
-
-CODE_VERSION = 15
 
 
 def run(options: Attacking) -> str:

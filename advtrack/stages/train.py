@@ -113,7 +113,8 @@ def check_folds(options: Training, store: SpectrogramSet) -> None:
         There are such.
     """
     for fold in chosen_folds(options.folds, options.protocol, store.fold):
-        split_store(store, options.protocol, options.seed, fold)
+        for repeat in range(options.repeats):  # each divides the clips anew
+            split_store(store, options.protocol, options.seed + repeat, fold)
 
 
 def train_folds(

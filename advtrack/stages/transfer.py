@@ -14,6 +14,7 @@ from advtrack.intervals import wilson
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.space import Budget
 from advtrack.search.study import strike_within
+from advtrack.stages.attacking import CODE_VERSION as ATTACK_CODE
 from advtrack.stages.attacking import ONLY_SEARCHED, Attacked, Attacking, attacked_by, sample_limit, search_of
 from advtrack.stages.defaults import ATTACKING, SEARCHING
 from advtrack.stages.sample_table import log_struck
@@ -23,7 +24,7 @@ from advtrack.tracking import lookup, runs
 
 logger = logging.getLogger("advtrack")
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 def run(options: Attacking) -> str:
@@ -41,7 +42,7 @@ def run(options: Attacking) -> str:
     for record in budgets.values():
         _refuse_what_does_not_fit(options.budget_from, record, attacked)
     key: dict[str, object] = {"victim": attacked.victim.checkpoint_id, "seed": options.seed}
-    key |= {"protocol": options.protocol, "precision": options.precision}
+    key |= {"protocol": options.protocol, "precision": options.precision, "attacks": ATTACK_CODE}
     for attack, record in budgets.items():
         key[attack] = [record.run_id, record.bound, sample_limit(options, attack)]
     tags = attacked.tags() | {"budget_runs": ",".join(sorted({record.run_id for record in budgets.values()}))}

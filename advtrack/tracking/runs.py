@@ -231,6 +231,8 @@ def _interrupted(tags: Mapping[str, str]) -> str | None:
     """The newest run with these tags that was stopped before its end, set RUNNING again."""
     for run in find(tags):
         if run.info.status in ("FAILED", "KILLED"):
+            # First whose it is: while it runs it is not to be taken for that of the process which is gone.
+            StageRun(run.info.run_id).tags(signs_of_life())
             MlflowClient().update_run(run.info.run_id, status="RUNNING")
             if tag(run, "failure"):
                 MlflowClient().delete_tag(run.info.run_id, PREFIX + "failure")

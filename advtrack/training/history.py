@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -50,7 +49,7 @@ def best(history: Sequence[Epoch]) -> Epoch:
     """The epoch of the highest accuracy on the early-stopping part, then the lowest loss, then the first.
 
     Once one was attacked, it is one that was: nobody is to use a network of which it is not known whether it has
-    collapsed. Those that have come after all others, and before them one whose loss is not finite.
+    collapsed. Those that have come after all others.
     """
     return max(history, key=lambda epoch: (epoch.attacked, *_merit(epoch)))
 
@@ -64,5 +63,5 @@ def goes_on(history: Sequence[Epoch], epochs: int, patience: int) -> bool:
     return len(history) < epochs and patient and overfitted_since(history) is None
 
 
-def _merit(epoch: Epoch) -> tuple[bool, bool, float, float]:
-    return not epoch.collapsed, math.isfinite(epoch.stop_loss), epoch.stop_accuracy, -epoch.stop_loss
+def _merit(epoch: Epoch) -> tuple[bool, float, float]:
+    return not epoch.collapsed, epoch.stop_accuracy, -epoch.stop_loss

@@ -80,6 +80,14 @@ def test_only_undecided_samples_are_left_to_attack():
     assert bounds.undecided(0.2).tolist() == [2, 3]
 
 
+def test_iterations_of_what_was_withdrawn_count_no_longer():
+    bounds, only = bounds_of(1, 1), np.array([0])
+    record(bounds, only, 0.05, np.array([True]), first=3)
+    record(bounds, only, 0.1, np.array([False]))
+    record(bounds, only, 0.2, np.array([True]), first=50)
+    assert bounds.iterations(0.2).tolist() == [50] and bounds.iterations(0.1).tolist() == [np.inf]
+
+
 def test_contradictions_are_counted_and_withdrawn():
     bounds = bounds_of(3, 2)
     record(bounds, np.arange(3), 0.1, np.array([True, True, False]))

@@ -155,6 +155,20 @@ def test_a_moving_alias_is_named(train, caplog, monkeypatch):
     assert f"{NAME}@standard moves from version 1, of other spectrograms (8 x 8), to version 2" in caplog.text
 
 
+def test_the_clips_of_every_repeat_can_be_divided_before_the_first_is_trained(train, monkeypatch):
+    original = fold.split_store
+
+    def dividing(store, protocol, seed, number):
+        if seed == 2:
+            raise InputError("these clips cannot be divided")
+        return original(store, protocol, seed, number)
+
+    monkeypatch.setattr(stage, "split_store", dividing)
+    with pytest.raises(InputError, match="cannot be divided"):
+        train(repeats=3)
+    assert not lookup.find({})
+
+
 def test_an_alias_that_leaves_a_better_fold_or_another_protocol_says_so(train, caplog, monkeypatch):
     monkeypatch.setattr(fit, "_evaluate", lambda *arguments: (1.0, 0.75))
     train()

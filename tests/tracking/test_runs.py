@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from advtrack.errors import InputError
 from advtrack.tracking import connection, lookup, runs
+from advtrack.tracking.liveness import reap
 from advtrack.tracking.lookup import find
 from advtrack.tracking.runs import resume_key, stage_run, umbrella
 
@@ -145,6 +146,21 @@ def test_an_interrupted_run_is_continued_under_its_id(store, caplog, error):
     assert interrupted in caplog.text
     assert status(interrupted) == "FINISHED" and count(store) == 1
     assert lookup.tag(lookup.get(interrupted), "failure") is None  # it has not failed after all
+
+
+def test_a_run_that_is_continued_is_never_taken_for_that_of_the_dead_process(store, dead_pid, monkeypatch):
+    interrupted = failed()
+    store.set_tag(interrupted, "advtrack.pid", dead_pid)
+    original, reaped = MlflowClient.update_run, []
+
+    def meanwhile(self, run_id, status=None, name=None):
+        original(self, run_id, status, name)
+        reaped.append(status)
+        reap()  # another process's
+
+    monkeypatch.setattr(MlflowClient, "update_run", meanwhile)
+    with stage() as run:
+        assert run.run_id == interrupted and status(interrupted) == "RUNNING" and "RUNNING" in reaped
 
 
 def test_a_store_that_fails_amidst_the_work_is_one_line_and_the_run_goes_on_later(store, dead_pid, monkeypatch):
