@@ -40,14 +40,14 @@ class Samples:
         True labels.
     target : Tensor, shape (N,)
         Random wrong labels.
-    start : Tensor, shape (N, C, H, W)
-        A training input of the target class each, for attacks that start from one.
+    start : Tensor, shape (N, C, H, W), or None
+        A training input of the target class each, for an attack that starts from one.
     """
 
     x: Tensor
     y: Tensor
     target: Tensor
-    start: Tensor
+    start: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -55,7 +55,8 @@ class Samples:
     def take(self, indices: np.ndarray | slice) -> Samples:
         """Some of the samples."""
         rows = indices if isinstance(indices, slice) else torch.as_tensor(indices, device=self.x.device)
-        return Samples(self.x[rows], self.y[rows], self.target[rows], self.start[rows])
+        start = None if self.start is None else self.start[rows]
+        return Samples(self.x[rows], self.y[rows], self.target[rows], start)
 
 
 @dataclass(frozen=True)

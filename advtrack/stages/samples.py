@@ -122,15 +122,15 @@ def _struck(
     """What these clips are led to, and from where."""
     classes = len(store.classes)
     targets = [wrong_label(str(store.name[i]), int(store.y[i]), classes, seed) for i in chosen]
-    start = chosen
-    if attack.starts:
-        start = _starts(victim, store, victim_split(victim, store).train, targets)
 
     def tensor(indices: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(store.images(indices)).to(device)
 
     y, target = torch.from_numpy(store.y[chosen]).to(device), torch.tensor(targets, device=device)
-    return Struck(Samples(tensor(chosen), y, target, tensor(start)), chosen)
+    start = None
+    if attack.starts:
+        start = tensor(_starts(victim, store, victim_split(victim, store).train, targets))
+    return Struck(Samples(tensor(chosen), y, target, start), chosen)
 
 
 def _starts(victim: Victim, store: SpectrogramSet, train: np.ndarray, targets: Sequence[int]) -> np.ndarray:
