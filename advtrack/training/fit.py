@@ -85,7 +85,7 @@ def fit(
 
     Each batch's clips, augmentation and dropout derive from (seed, epoch, batch) alone, so that a run continued from
     ``checkpoint`` ends where an undisturbed one does. The file is written after every epoch, while the next one is
-    trained (not after each, if writing takes more than a fifth of an epoch), and on SIGTERM and SIGINT after the batch
+    trained (not after each, if writing takes more than a tenth of an epoch), and on SIGTERM and SIGINT after the batch
     at hand. It stays, with what is left to know of finished training, until the caller has put the weights into a safe
     place.
 

@@ -21,7 +21,7 @@ logger = logging.getLogger("advtrack")
 
 #: Writing goes on beside at most this share of training: of epochs that are shorter than that allows, not each is
 #: written.
-_SHARE_OF_TIME = 1 / 5
+_SHARE_OF_TIME = 1 / 10
 
 
 @dataclass
