@@ -157,24 +157,27 @@ def _unpack(archive: Path, folder: Path) -> None:
                 packed.extractall(folder)
         else:
             with tarfile.open(archive) as packed_tar:
-                packed_tar.extractall(folder, filter=_inside)
+                for member in packed_tar:
+                    _write(packed_tar, member, folder)
                 while packed_tar.fileobj.read(1 << 20):  # the checksum stands behind the last file
                     pass
     except InputError:
         raise
-    except tarfile.FilterError as error:
-        raise InputError("it would write outside of its folder") from error
     except Exception as error:  # readers of damaged archives raise whatever they trip over
         if isinstance(error, OSError) and error.errno in _DISK:
             raise
         raise InputError(f"it is no whole archive ({reason(error)})") from error
 
 
-def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """Python's filter for data, which would make an absolute path relative without a word, and lets links within."""
-    if Path(member.name).is_absolute() or member.issym() or member.islnk():
-        raise tarfile.AbsolutePathError(member)
-    return tarfile.data_filter(member, folder)
+def _write(packed: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Unpack a file or folder; nothing else, and nowhere else. tarfile's own filters came with Python 3.11.4."""
+    target = folder / member.name
+    if not target.resolve().is_relative_to(folder.resolve()) or not (member.isfile() or member.isdir()):
+        raise InputError("it would write outside of its folder")
+    if content := packed.extractfile(member):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with content, target.open("wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _check(dataset: str, folder: Path, release: Release) -> None:
