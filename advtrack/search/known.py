@@ -112,14 +112,14 @@ class Known:
 
     def confirmed(self, eps: float) -> FrozenTrial | None:
         """The confirmation that ends the search: of ``eps`` or below, or the failed one of the largest."""
-        enough = [trial for trial in self.confirmations if trial.user_attrs["reached"] and trial.params["eps"] <= eps]
+        enough = [trial for trial in self.confirmations if self._holds(trial) and trial.params["eps"] <= eps]
         if not enough and eps == self.bounds.high == self._lost():
             enough = [trial for trial in self.confirmations if trial.params["eps"] == eps]
         return min(enough, key=lambda trial: (trial.params["eps"], trial.number), default=None)
 
     def found(self, confirmed: FrozenTrial) -> Found:
         """The result that a confirmation proves."""
-        bounds, reached = self.bounds, confirmed.user_attrs["reached"]
+        bounds, reached = self.bounds, self._holds(confirmed)
         budget = Budget(confirmed.params["eps"], int(confirmed.values[1]), {})
         # Trials may show a point that betters the budget; but it is not proven.
         missed = max(self._lost(), bounds.bracket()[0])
@@ -145,4 +145,11 @@ class Known:
 
     def _lost(self) -> float:
         """The largest eps whose confirmation failed, 0 for none."""
-        return max((t.params["eps"] for t in self.confirmations if not t.user_attrs["reached"]), default=0.0)
+        return max((t.params["eps"] for t in self.confirmations if not self._holds(t)), default=0.0)
+
+    def _holds(self, confirmation: FrozenTrial) -> bool:
+        """Whether a confirmation proves its eps: of an area, which rests on other trials too, as long as they hold."""
+        proven = bool(confirmation.user_attrs["reached"])
+        if self.search.criterion.name == "auc":
+            return proven and self.bounds.verdict(confirmation.params["eps"]) is Verdict.REACHED
+        return proven

@@ -97,7 +97,7 @@ def pursue(
             left, joining = np.append(left, joined), 2 * joining
             continue
         spent = pursuit.iterations[left]
-        pursuit.advance(left[spent == spent.min()], min(stage, longest - spent.min()))
+        pursuit.advance(left[spent == spent.min()], min(stage, longest - int(spent.min())))
         left = left[~pursuit.fooled[left]]
         k = pursuit.iterations[left].min(initial=longest)
         look = search.sampler == "bounds" and max(2 * stage, _SETTLING) <= k < longest

@@ -194,6 +194,14 @@ def test_a_target_out_of_reach_is_a_finished_result(storage, attack):
 
 
 @BIM
+@pytest.mark.parametrize("longest", [21, 25])
+def test_the_longest_run_need_be_no_whole_number_of_stages(storage, attack, longest):
+    victim = TwoClasses()
+    result = find(victim, victim.clips([0.01, 0.4, 0.45]), bim(attack, max_iter=longest), storage)
+    assert not result.reached and result.budget.bound == 0.3
+
+
+@BIM
 def test_who_fools_nobody_has_failed_with_the_longest_run(storage, attack):
     victim = TwoClasses()
     result = find(victim, victim.clips([0.4, 0.45]), bim(attack), storage)
@@ -355,7 +363,25 @@ def test_a_victim_that_contradicts_itself_ends_the_search_all_the_same(storage, 
     assert sum(counted[:-1]) < 12 and steps.count("confirm") <= 13
     if criterion == "fooling_rate":
         assert result.reached == (result.success.mean() >= 0.5)
+    if result.reached:
+        assert result.score() >= 0.5 - 1e-9
     assert result.missed_at is None or result.missed_at <= result.budget.bound or not result.reached
+
+
+def test_an_area_that_later_trials_withdraw_is_not_reached(storage, script):
+    """One sample resists once more above an eps that fools it: few trials do not see that, and more go on from them."""
+    thresholds = np.array([0.00335, 0.00144, 0.03927, 0.08835, 0.07278, 0.00288, 0.00048])
+
+    def outcome(marks, eps, max_iter):
+        success = (thresholds[marks.astype(int)] <= eps) & ~((marks == 0) & (eps > 0.00971) & (eps < 0.01747))
+        return success, np.where(success, 3, -1), marks
+
+    script(outcome)
+    for trials in (3, 24):
+        search = bim(target=0.5, criterion="auc", trials=trials)
+        result = find(None, marked(7), search, storage)
+        assert result.reached and result.score() >= 0.5 - 1e-9
+    assert result.contradictions == 1 and result.front[0][0] == result.budget.bound
 
 
 def test_what_another_process_has_just_tried_does_not_end_the_search(storage, script, monkeypatch):
