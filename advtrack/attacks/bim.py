@@ -120,7 +120,7 @@ def _iterate(
         for k in range(max_iter + 1):
             if not len(active):
                 break
-            iterate = x_adv[active].requires_grad_(k < max_iter)
+            iterate = x_adv[active].requires_grad_(bool(k < max_iter))  # numpy compares to a bool of its own
             logits = network(iterate)
             if k == 0:
                 checks.labels(y, len(x), logits.shape[1])

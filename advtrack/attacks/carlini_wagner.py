@@ -235,7 +235,7 @@ def _minimise(
                 earlier[active] = lowest[active]
         # A constant succeeds if it leads back to an example, or ends with one: an example on the way from the one that
         # it started from is none of its successes.
-        stays = going & (iteration < max_iter)
+        stays = going & bool(iteration < max_iter)
         inside[active] |= ~fooled
         solved[active] |= fooled & (inside[active] | ~stays)
         if not stays.any():

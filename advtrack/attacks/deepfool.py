@@ -89,7 +89,7 @@ def deepfool(
         for iteration in range(max_iter + 1):
             if not len(active):
                 break
-            x_k = x_adv[active].requires_grad_(iteration < max_iter)
+            x_k = x_adv[active].requires_grad_(bool(iteration < max_iter))
             logits = network(x_k).to(x.dtype)
             forwards[active] += 1
             if iteration == 0:

@@ -17,7 +17,6 @@ from advtrack.errors import InputError
 
 # Whether the command at hand was given --force, in click's context.
 _FORCED = f"{__name__}.forced"
-_GOES_ON = "The same command goes on from here."
 
 
 class _Command(click.Command):
@@ -46,8 +45,9 @@ class _Plain(click.Group):
         try:
             return super().invoke(ctx)
         except Terminated:
-            on = "With --force the same command begins anew." if ctx.meta.get(_FORCED) else _GOES_ON
-            click.echo(f"Terminated. {on}", err=True)
+            again = "With --force the same command begins anew."
+            on = "The same command goes on from here."
+            click.echo(f"Terminated. {again if ctx.meta.get(_FORCED) else on}", err=True)
             ctx.exit(128 + signal.SIGTERM)
         except (InputError, OSError, click.ClickException) as error:
             if ctx.params["debug"]:

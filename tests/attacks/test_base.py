@@ -25,6 +25,16 @@ def test_preprocessing_outside_the_network_is_refused(art_classifier, linear_vic
         ATTACKS["fgsm"](classifier)
 
 
+@pytest.mark.parametrize("name", TABLE_ATTACKS)
+def test_iterations_may_be_a_whole_number_of_numpy(name, linear_victim, clips):
+    network, x, spec = linear_victim(), clips(3), ATTACKS[name]
+    y = (network(x).argmax(1) + spec.targets) % 3
+    given = {"targeted": spec.targets} | ({"start": x} if spec.starts else {})
+    given |= {"eps": 0.1} if name.startswith("bim") else {}
+    one, other = (spec.native(network, x, y, max_iter=kind(3), **given) for kind in (int, np.int64))
+    assert torch.equal(one.x_adv, other.x_adv) and torch.equal(one.first_success, other.first_success)
+
+
 @pytest.mark.parametrize("clip_values", [None, (0.0, 255.0), (-1.0, 1.0)])
 def test_other_ranges_of_inputs_are_refused(art_classifier, linear_victim, clip_values):
     classifier = art_classifier(linear_victim(dtype=torch.float32), clip_values=clip_values)
