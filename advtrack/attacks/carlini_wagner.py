@@ -188,7 +188,8 @@ def _minimise(
     """
     best, window = found.best, max(max_iter // 10, 5)
     active = rows.nonzero().squeeze(1)
-    solved, inside = (torch.zeros_like(rows) for _ in range(2))
+    solved, outside = (torch.zeros_like(rows) for _ in range(2))
+    recent = torch.full_like(y, -window)  # the last iteration that counts for the constant
     lowest, earlier = (torch.full_like(best, torch.inf) for _ in range(2))
     rate = torch.zeros_like(best)
     box = TanhBox(found.x[active])
@@ -233,19 +234,21 @@ def _minimise(
             if iteration % window == 0:
                 going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
                 earlier[active] = lowest[active]
-        # A constant succeeds if it leads back to an example, or ends with one: an example on the way from the one that
-        # it started from is none of its successes.
+        # A constant succeeds if its run ends with an example, or comes back to one shortly before. Those on the way from
+        # where it started do not count: neither from another example, nor from x, from where the first steps may
+        # overshoot and meet examples that a constant too small then leaves for good.
         stays = going & bool(iteration < max_iter)
-        inside[active] |= ~fooled
-        solved[active] |= fooled & (inside[active] | ~stays)
+        outside[active] |= ~fooled
+        recent[active[fooled & (outside[active] | ~stays)]] = iteration
+        solved[active] = recent[active] > iteration - window
         if not stays.any():
             break
 
         # The slope of f, which is flat beyond the boundary (a tie is not beyond). A batch goes backwards as a whole:
         # samples that leave here get a row of zeros, and are charged for it.
-        gradient, outside = torch.zeros_like(delta), going & ~fooled
-        if outside.any():
-            gradient = rounded(slope(f[outside], x_k))
+        gradient, missed = torch.zeros_like(delta), going & ~fooled
+        if missed.any():
+            gradient = rounded(slope(f[missed], x_k))
             found.backwards[active] += 1
         if not going.all():
             active, box, adam, w = active[going], box.rows(going), adam.rows(going), w[going]

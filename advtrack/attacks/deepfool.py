@@ -27,6 +27,8 @@ _GROWTH = 2.0
 _LINE_SEARCH, _DEPTH, _SAFETY, _FARTHEST = 3, 0.02, 0.1, 10.0
 #: Ours: with less than this part of a slope free to move, a step counts on that part alone.
 _MOSTLY_BLOCKED = 0.25
+#: Ours: steps of Newton's method for the distance within [0, 1]. Later ones change the order of boundaries by nothing.
+_NEWTON_STEPS = 6
 
 
 def deepfool(
@@ -233,7 +235,8 @@ def _step_to_boundary(
         unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
         f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit
         in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
-        distance = rounded(f / in_reach)  # of two boundaries equally near the first counts
+        # Of two boundaries equally near the first counts.
+        distance = rounded(_distance(f, w, x_adv.flatten(1), norm)).where(in_reach > 0, torch.inf)
         steepness = w.norm(p=order, dim=1, keepdim=True)
         # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
         # of it is blocked, they would not arrive.
@@ -247,6 +250,41 @@ def _step_to_boundary(
         step = torch.where(closer, stride * (w.sign() if norm == "linf" else w), step)
 
     return rounded(step.view_as(x_adv)), nearest.isfinite().squeeze(1), slopes, backwards
+
+
+def _distance(f: Tensor, w: Tensor, x: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
+    """How far away a linearised boundary is within [0, 1], where features come to an end of it on the way.
+
+    Moving by t along ``sign(w)``, or ``w`` in l2, brings ``sum |w_i| min(t |w_i|^(p-1), room_i)``, where ``room_i`` is
+    what feature i has before it: concave in t and linear in pieces, so that Newton's method comes to f from below.
+
+    Parameters
+    ----------
+    f : Tensor, shape (N, 1)
+        What the boundary is away in logits, not negative.
+    w, x : Tensor, shape (N, d)
+        Slope towards the boundary, and the features where it was taken, in [0, 1].
+    norm : {'linf', 'l2'}
+        Norm of the distance.
+
+    Returns
+    -------
+    Tensor, shape (N, 1)
+        Distance. All of [0, 1] does not lead to the boundary: more than any that it leads to.
+    """
+    steepness, room = w.abs(), torch.where(w > 0, 1 - x, x)
+    pace = (steepness > 0).to(w.dtype) if norm == "linf" else steepness
+    end, most, gain = room / pace, steepness * room, steepness * pace
+    t = torch.zeros_like(f)
+    for _ in range(_NEWTON_STEPS):
+        moves = end > t
+        earlier, left = t, f - most.masked_fill(moves, 0.0).sum(1, keepdim=True)
+        t = left / gain.where(moves, 0.0).sum(1, keepdim=True)
+        if not (t > earlier).any():
+            break
+    size = torch.inf if norm == "linf" else 2
+    distance = (t * pace).minimum(room).norm(p=size, dim=1, keepdim=True)
+    return torch.where(t.isfinite(), distance, x.shape[1] + f / steepness.sum(1, keepdim=True))
 
 
 def _check(*, norm: str, overshoot: float, max_iter: int, candidates: int, targeted: bool) -> None:

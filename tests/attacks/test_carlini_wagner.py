@@ -9,6 +9,7 @@ import torch
 from art.attacks.evasion import CarliniL2Method
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from torch import nn
 
 from advtrack.attacks import carlini_wagner as module
@@ -57,6 +58,45 @@ def test_two_classes_fall_at_the_distance_of_their_hyperplane(
     assert outcome.success.all()
     assert (outcome.l2 >= minimal[keep] * (1 - 1e-9)).all()
     assert (outcome.l2 <= 1.05 * minimal[keep]).all()
+
+
+def nearest_of_class(network, x, target):
+    """The least l2 distance to where ``target`` is not below any other logit of a linear victim; infinite if nowhere.
+
+    A quadratic programme, which SLSQP solves exactly.
+    """
+    weight, logits = network[1].weight.detach().numpy(), network(x[None])[0].detach().numpy()
+    others = np.arange(len(weight)) != target
+    lead = weight[target] - weight[others]
+    origin = x.flatten().numpy()
+    solution = minimize(
+        lambda step: step @ step,
+        np.zeros(len(origin)),
+        jac=lambda step: 2 * step,
+        bounds=list(zip(-origin, 1 - origin, strict=True)),
+        constraints={
+            "type": "ineq",
+            "fun": lambda step: lead @ step + logits[target] - logits[others],
+            "jac": lambda step: lead,
+        },
+        method="SLSQP",
+        options={"maxiter": 300, "ftol": 1e-12},
+    )
+    return np.sqrt(solution.fun) if solution.success else np.inf
+
+
+@pytest.mark.parametrize(("classes", "seed"), [(20, 6), (20, 29), (20, 48), (50, 3), (50, 14), (50, 24), (50, 58)])
+def test_a_target_among_many_classes_is_reached_where_it_is_nearest(linear_victim, classes, seed):
+    # With constants that are too small Adam's first steps overshoot into the target's region, and drift out of it.
+    network = linear_victim(classes=classes, shape=(1, 4, 4), seed=seed)
+    x = 0.3 + 0.4 * torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    target = (network(x).argmax(1) + 1) % classes
+    nearest = torch.tensor([nearest_of_class(network, *each) for each in zip(x, target.tolist(), strict=True)])
+    assert nearest.isfinite().all()
+    outcome = carlini_wagner(network, x, target, binary_search_steps=9, max_iter=200)
+    assert outcome.success.all()
+    assert (outcome.l2 >= nearest * (1 - 1e-6)).all()
+    assert (outcome.l2 <= 1.05 * nearest).all()
 
 
 @pytest.mark.parametrize(("classes", "seed"), [(5, 0), (5, 1), (10, 2), (10, 3)])
