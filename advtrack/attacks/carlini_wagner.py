@@ -234,9 +234,9 @@ def _minimise(
             if iteration % window == 0:
                 going &= lowest[active] < earlier[active] - _WORTHWHILE * lowest[active].abs()
                 earlier[active] = lowest[active]
-        # A constant succeeds if its run ends with an example, or comes back to one shortly before. Those on the way from
-        # where it started do not count: neither from another example, nor from x, from where the first steps may
-        # overshoot and meet examples that a constant too small then leaves for good.
+        # A constant succeeds if its run ends with an example, or came back to one shortly before. Those on the way from
+        # its start do not count: neither from another example, nor from x, where the first steps may overshoot into
+        # examples that a constant too small then leaves for good.
         stays = going & bool(iteration < max_iter)
         outside[active] |= ~fooled
         recent[active[fooled & (outside[active] | ~stays)]] = iteration

@@ -64,8 +64,8 @@ class BudgetResult:
     study_name : str
         In the storage.
     settled : bool
-        Whether every bound smaller by more than the tolerance is known to miss the target; of a target that was not
-        reached, whether the largest bound is known to miss it.
+        Whether every bound of the space that is smaller by more than the tolerance is known to miss the target; of a
+        target that was not reached, whether the largest bound is known to miss it.
     """
 
     attack: str

@@ -232,9 +232,9 @@ class Found:
     contradictions : int
         Samples that showed other than what had been inferred.
     settled : bool
-        Whether every bound smaller by more than the tolerance is known to miss the target; of a target that was not
-        reached, whether the largest bound is known to miss it. Known is what longest runs show: of an attack that
-        minimises, one with each of its settings.
+        Whether every bound of the space that is smaller by more than the tolerance is known to miss the target; of a
+        target that was not reached, whether the largest bound is known to miss it. Known is what longest runs show: of
+        an attack that minimises, one with each of its settings.
     """
 
     budget: Budget
