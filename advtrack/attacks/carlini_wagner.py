@@ -23,7 +23,7 @@ SPACE: Space = {
 # across the decision boundary that a constant rate keeps up.
 _LAST_RATE = 0.1
 # Ours: once there is an example, the next constants start from the nearest one, at this part of the learning rate that
-# the sample set out with, and so have less to do.
+# the sample set out with, and so have less to do. Until then each goes on from where the last one ended, at that rate.
 _WARM_RATE = 0.2
 # Ours: the fall of the lowest loss, relative, that is worth going on for.
 _WORTHWHILE = 0.03
@@ -194,7 +194,7 @@ def _minimise(
     rate = torch.zeros_like(best)
     box = TanhBox(found.x[active])
     cold = best.isinf() | afresh
-    w = box.variable((found.x_adv[active] - box.x) * per_sample(~cold[active], box.x))
+    w = box.variable((found.x_adv[active] - box.x) * per_sample(~afresh[active], box.x))
     adam = Adam(torch.zeros_like(w), torch.zeros_like(w))
 
     for iteration in range(max_iter + 1):
