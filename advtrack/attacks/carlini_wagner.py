@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from advtrack.attacks import checks
 from advtrack.attacks.adam import Adam
 from advtrack.attacks.base import Attack, Choices, Space
+from advtrack.attacks.linearised import way_within_box
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.tanh_box import TanhBox
-from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope
+from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -56,8 +57,8 @@ def carlini_wagner(
 
     ``f = max(margin, -confidence)`` (Eq. 6), where the margin of the logits Z is ``max_{i != y} Z_i - Z_y`` for a
     target y. For a true class y it is ``Z_y - Z_i`` (ours), where i is the class whose boundary would be the nearest if
-    the victim were linear, without features at an end of [0, 1] that would have to leave it: the runner-up in logits,
-    which Eq. 6 would take, often is not. Any other class is a success.
+    the victim were linear, within [0, 1]: the runner-up in logits, which Eq. 6 would take, often is not. Any other
+    class is a success.
     A sample that a constant has not led across that boundary is tried again with Eq. 6 itself. The fourth constant
     leads those that have an example from x once more, with Eq. 6; they keep to it if that brings them nearer.
     Adam moves w, where ``x_adv = x + (tanh(w) - tanh(w_0)) / 1.9``, within [0, 1] (Eq. 7 and 8), so that x_adv is x
@@ -114,7 +115,7 @@ def carlini_wagner(
             # Of a victim that is not linear, another boundary may be nearer than that of the rival. Its constants are
             # others; if it is not, those of the rival go on.
             explores = found.best.isfinite() & (found.rival != _STRONGEST) & (step == _LOOK_AROUND)
-            before, nearest = (const, lower, upper), found.best.clone()
+            before, nearest = (const, lower, upper, found.outset.clone()), found.best.clone()
             lower = lower.masked_fill(explores, 0)
             if initial_const is None:
                 const = const.masked_fill(explores, torch.nan)
@@ -131,8 +132,10 @@ def carlini_wagner(
                 solved |= minimise(lost, const, lower, lost)
                 found.rival[lost & found.best.isfinite()] = _STRONGEST
                 lower[lost] = 0
-            after = _next_constants(const, lower, upper, solved)
-            const, lower, upper = (old.where(in_vain, new) for old, new in zip(before, after, strict=True))
+            after = (*_next_constants(const, lower, upper, solved), found.outset)
+            const, lower, upper, found.outset = (
+                old.where(in_vain, new) for old, new in zip(before, after, strict=True)
+            )
 
     return AttackOutcome.of(
         found.x,
@@ -281,9 +284,9 @@ def _length(w: Tensor) -> Tensor:
 
 
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
-    """The class, shape (N,), whose boundary would be each sample's nearest if the victim were linear.
+    """The class, shape (N,), whose boundary would be each sample's nearest within [0, 1] if the victim were linear.
 
-    Features at an end of [0, 1] that would have to leave it do not count. With it, how many backward passes that took:
+    With it, how many backward passes that took:
     none if all samples are beyond a boundary.
     """
     others = rivals(logits, y, _RIVALS)
@@ -292,9 +295,10 @@ def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> 
     count = others.shape[1] if len(wanted) else 0
     for k in range(count):
         lead = _lead(logits, y, others[:, k])
-        gradient = rounded(slope(lead[wanted], x, again=True))
-        gradient = gradient.masked_fill(outward(x, -gradient), 0.0)
-        distances[:, k] = rounded((rounded(lead) + confidence) / _length(gradient))
+        gradient = slope(lead[wanted], x, again=True).flatten(1)
+        unit = gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        missing = ((rounded(lead) + confidence)[:, None] / unit).clamp(min=0)
+        distances[:, k] = rounded(way_within_box(missing, -gradient / unit, x.detach().flatten(1), "l2")[1].squeeze(1))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
+from advtrack.attacks.linearised import way_within_box
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope, steady
 
@@ -25,10 +26,8 @@ _GROWTH = 2.0
 #: the overshoot and of the margin at the start (closer by, rounding decides); how much of what is left behind a guess
 #: is added to it, so that the guess lies on the far side; and how many times the last step it is away at most.
 _LINE_SEARCH, _DEPTH, _SAFETY, _FARTHEST = 3, 0.02, 0.1, 10.0
-#: Ours: with less than this part of a slope free to move, a step counts on that part alone.
-_MOSTLY_BLOCKED = 0.25
-#: Ours: steps of Newton's method for the distance within [0, 1]. Later ones change the order of boundaries by nothing.
-_NEWTON_STEPS = 6
+#: Ours: if a step that counts on all of a slope would come less than this part of the way, it counts on what is free.
+_FREE_ENOUGH = 0.5
 
 
 def deepfool(
@@ -235,13 +234,18 @@ def _step_to_boundary(
         unit = w.flatten(1).abs().amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
         f, w = steady(f, logits).abs() / unit, w.flatten(1) / unit
         in_reach = w.masked_fill(blocked.flatten(1), 0.0).norm(p=order, dim=1, keepdim=True)
-        # Of two boundaries equally near the first counts.
-        distance = rounded(_distance(f, w, x_adv.flatten(1), norm)).where(in_reach > 0, torch.inf)
+        within, distance = way_within_box(f, w, x_adv.flatten(1), norm)
+        # Of two boundaries equally near the first counts. One that all of [0, 1] does not lead to comes last.
+        beyond = w.shape[1] + f / in_reach
+        distance = rounded(distance.where(distance.isfinite(), beyond))
         steepness = w.norm(p=order, dim=1, keepdim=True)
-        # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where most
-        # of it is blocked, they would not arrive.
-        length = in_reach.where(in_reach < _MOSTLY_BLOCKED * steepness, steepness)
-        stride = f.maximum(shortest * length) / length**order
+        # Steps that count on all of the slope fall short, and by that follow a curved boundary more closely. Where much
+        # of it is blocked, they would take too many to arrive.
+        free_enough = in_reach**order >= _FREE_ENOUGH * steepness**order
+        length = steepness.where(free_enough, in_reach)
+        stride = (
+            (f / length**order).where(free_enough | within.isinf(), within).maximum(shortest / length ** (order - 1))
+        )
         # No slope at all tells nothing of the next one.
         known = rounded(unit * steepness).where(steepness > 0, torch.inf).where(looked_at, slopes.gather(1, rival))
         slopes = slopes.scatter(1, rival, known)
@@ -250,41 +254,6 @@ def _step_to_boundary(
         step = torch.where(closer, stride * (w.sign() if norm == "linf" else w), step)
 
     return rounded(step.view_as(x_adv)), nearest.isfinite().squeeze(1), slopes, backwards
-
-
-def _distance(f: Tensor, w: Tensor, x: Tensor, norm: Literal["linf", "l2"]) -> Tensor:
-    """How far away a linearised boundary is within [0, 1], where features come to an end of it on the way.
-
-    Moving by t along ``sign(w)``, or ``w`` in l2, brings ``sum |w_i| min(t |w_i|^(p-1), room_i)``, where ``room_i`` is
-    what feature i has before it: concave in t and linear in pieces, so that Newton's method comes to f from below.
-
-    Parameters
-    ----------
-    f : Tensor, shape (N, 1)
-        What the boundary is away in logits, not negative.
-    w, x : Tensor, shape (N, d)
-        Slope towards the boundary, and the features where it was taken, in [0, 1].
-    norm : {'linf', 'l2'}
-        Norm of the distance.
-
-    Returns
-    -------
-    Tensor, shape (N, 1)
-        Distance. All of [0, 1] does not lead to the boundary: more than any that it leads to.
-    """
-    steepness, room = w.abs(), torch.where(w > 0, 1 - x, x)
-    pace = (steepness > 0).to(w.dtype) if norm == "linf" else steepness
-    end, most, gain = room / pace, steepness * room, steepness * pace
-    t = torch.zeros_like(f)
-    for _ in range(_NEWTON_STEPS):
-        moves = end > t
-        earlier, left = t, f - most.masked_fill(moves, 0.0).sum(1, keepdim=True)
-        t = left / gain.where(moves, 0.0).sum(1, keepdim=True)
-        if not (t > earlier).any():
-            break
-    size = torch.inf if norm == "linf" else 2
-    distance = (t * pace).minimum(room).norm(p=size, dim=1, keepdim=True)
-    return torch.where(t.isfinite(), distance, x.shape[1] + f / steepness.sum(1, keepdim=True))
 
 
 def _check(*, norm: str, overshoot: float, max_iter: int, candidates: int, targeted: bool) -> None:

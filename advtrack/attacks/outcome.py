@@ -21,7 +21,8 @@ class AttackOutcome:
     x_adv : Tensor, shape (N, C, H, W)
         Adversarial inputs in [0, 1]: of a success its adversarial example, of a failure the last iterate.
     success : Tensor of bool, shape (N,)
-        Whether the victim takes ``x_adv`` for the target (untargeted: for anything but ``y``).
+        Whether the victim takes ``x_adv`` for the target (untargeted: for anything but ``y``), where an attack asks for
+        it by the confidence that was asked for.
     first_success : Tensor of int64, shape (N,)
         The iteration that produced the first adversarial example, 0 if the input itself is one, -1 for none.
     forwards, backwards : Tensor of int64, shape (N,)

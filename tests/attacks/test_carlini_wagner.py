@@ -99,6 +99,29 @@ def test_a_target_among_many_classes_is_reached_where_it_is_nearest(linear_victi
     assert (outcome.l2 <= 1.05 * nearest).all()
 
 
+def test_untargeted_makes_for_the_class_that_is_nearest_within_the_box():
+    # By its slope alone class 2 is nearer, but the features that lead there soon come to an end of [0, 1].
+    network = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(
+            torch.tensor(
+                [
+                    [0.419, 0.305, 1.641, 0.846, -0.236, -0.638, 0.052, -0.418, 2.129],
+                    [0.735, -0.512, -0.874, -1.017, -1.174, -0.456, -0.218, 0.512, -0.389],
+                    [-0.558, -0.158, -1.035, -0.005, 0.057, -0.479, -0.347, -0.386, 0.293],
+                ]
+            )
+        )
+        network[1].bias.copy_(torch.tensor([0.148, -0.205, -0.28]))
+    x = torch.tensor([[0, 0, 0.162, 0.862, 0, 0.006, 1, 0, 0], [0, 0, 0.691, 0.886, 0, 0.363, 0, 0.124, 0]])
+    x = x.view(2, 1, 3, 3).double()
+    nearest = torch.tensor([min(nearest_of_class(network, each, rival) for rival in (1, 2)) for each in x])
+    outcome = carlini_wagner(network, x, torch.tensor([0, 0]), targeted=False)
+    assert outcome.success.all()
+    assert (outcome.l2 >= nearest * (1 - 1e-6)).all()
+    assert (outcome.l2 <= 1.05 * nearest).all()
+
+
 @pytest.mark.parametrize(("classes", "seed"), [(5, 0), (5, 1), (10, 2), (10, 3)])
 def test_untargeted_finds_the_nearest_of_several_classes(linear_victim, clips, predict, classes, seed):
     network = linear_victim(classes=classes, seed=seed)

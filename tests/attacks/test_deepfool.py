@@ -112,6 +112,21 @@ def test_a_boundary_is_reached_from_a_floor_that_blocks_nearly_all_of_the_slope(
 
 
 @NORMS
+@pytest.mark.parametrize("features", [2, 3, 4, 6, 10, 16, 20, 30, 100])
+def test_however_much_of_the_slope_is_blocked_it_arrives(norm, features):
+    # Two features can follow the slope, 0.15 each; the others stand at 0.
+    network = nn.Sequential(nn.Flatten(), nn.Linear(features, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0], [0.0]]).expand(2, features))
+        network[1].bias.copy_(torch.tensor([0.0, 0.7]))
+    x = torch.zeros(1, 1, 1, features)
+    x[..., :2] = 0.5
+    outcome = deepfool(network, x, torch.tensor([0]), norm=norm, max_iter=30)
+    best = 0.15 if norm == "linf" else 0.15 * math.sqrt(2)
+    assert outcome.success.item() and best <= getattr(outcome, norm).item() <= 1.01 * best
+
+
+@NORMS
 def test_a_boundary_that_only_blocked_features_lead_to_is_left_alone(norm):
     # Class 1 is nearer, but only features at 0 that would have to fall lead to it; class 2 can be reached.
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
