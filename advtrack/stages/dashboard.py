@@ -97,6 +97,8 @@ def _serve(commands: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) 
             pass
         finally:
             for server in servers.values():
+                server.send(signal.SIGTERM)  # all of them, before any is waited for
+            for server in servers.values():
                 server.end()
 
 
@@ -117,13 +119,17 @@ class _Server:
         lines = self.log.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
 
+    def send(self, how: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
+
     def end(self) -> None:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, how)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=10)
-                break
+        """Wait until it has followed SIGTERM; it is killed if it does not."""
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            self.process.wait()
         self.log.close()
 
 
