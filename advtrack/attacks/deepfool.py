@@ -55,8 +55,8 @@ def deepfool(
         Norm of the distance to a boundary. The paper uses l-inf.
     overshoot : float
         Share, at least 0, by which the perturbation is lengthened on the way, to come out beyond the boundary. The
-        example returned is brought back to a fiftieth of it, unless the margin has a kink on the last step. With 0, examples lie so close to the boundary that
-        rounding may take them back.
+        example returned is brought back to a fiftieth of it, unless the margin has a kink on the last step. With 0,
+        examples lie so close to the boundary that rounding may take them back.
     max_iter : int
         Number of iterations, at least 1.
     candidates : int
