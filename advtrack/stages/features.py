@@ -111,12 +111,13 @@ class Made:
 def stores(dataset: str, representation: str, like: str = "") -> list[Made]:
     """The stores that are there, newest first; of equal ones the newest.
 
-    With the digest of another representation's store, ``like``, those of the same clips come first, and of these those
-    of images of the same kind.
+    With the digest of another representation's store, ``like``, only those of the same clips and image size, those
+    first whose images are otherwise most like its.
     """
     tags = {"stage": "features", "dataset": dataset}
     found = lookup.find(tags, status="FINISHED")
     if other := next((run for run in found if like and lookup.tag(run, "store_digest") == like), None):
+        found = [run for run in found if _comparable(run) == _comparable(other)]
         found = sorted(found, key=lambda run: _likeness(run, other), reverse=True)  # stable, even so
     newest: dict[str, Made] = {}
     for one in found:
@@ -126,12 +127,15 @@ def stores(dataset: str, representation: str, like: str = "") -> list[Made]:
     return list(newest.values())
 
 
-def _likeness(run: lookup.Run, other: lookup.Run) -> tuple[bool, int]:
-    """Whether two runs read the same clips, and how many options of the images they share."""
-    options = ("height", "width", "augment", "top_db", "reference_db")
+def _comparable(run: lookup.Run) -> tuple[str | None, ...]:
+    """What victims must have in common to stand in one table: the clips and the image size."""
+    return tuple(lookup.tag(run, name) for name in ("data_digest", "height", "width"))
+
+
+def _likeness(run: lookup.Run, other: lookup.Run) -> int:
+    """How many other options of the images two runs share."""
     theirs, others = lookup.params(run), lookup.params(other)
-    same_clips = lookup.tag(run, "data_digest") == lookup.tag(other, "data_digest")
-    return same_clips, sum(theirs.get(name) == others.get(name) for name in options)
+    return sum(theirs.get(name) == others.get(name) for name in ("augment", "top_db", "reference_db"))
 
 
 def find_store(

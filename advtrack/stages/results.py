@@ -61,6 +61,7 @@ def _basis(version: registry.Registered) -> dict[str, str]:
     training = lookup.prefixed_tags(lookup.get(version.tags["train_run"]), "")
     return {
         "data digest": digest,
+        "image size": f"{version.tags['height']} x {version.tags['width']}",
         "protocol": version.tags["protocol"],
         "seed": version.tags["seed"],
         "training code": training["code_version"],

@@ -95,7 +95,8 @@ def training_command(
     found = stores(dataset, representation, like)
     if not found:
         return f"{features_command(dataset, representation, like)} && {train}"
-    if len(found) == 1 or training == "adversarial":  # that one takes the plain victim's spectrograms
+    # An adversarial training takes the plain victim's spectrograms.
+    if training == "adversarial" or len(stores(dataset, representation)) == 1:
         return train
     return f"{train} --features-run {found[0].run_id}"
 

@@ -17,7 +17,7 @@ MODELS = ["alexnet", "resnet56"]
 ATTACKS = ["bim_a", "jsma"]
 #: Twenty recordings, two clips of each.
 RECORDINGS = tuple(f"r{i // 2:02d}" for i in range(40))
-BASIS = {"data digest": "d1", "protocol": "paper", "seed": "0", "training code": "1"}
+BASIS = {"data digest": "d1", "image size": "128 x 128", "protocol": "paper", "seed": "0", "training code": "1"}
 
 
 def command(dataset: str, representation: str, model: str, training: Training, attacks: tuple[str, ...]) -> str:

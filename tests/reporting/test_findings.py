@@ -79,7 +79,7 @@ def test_time_zone_and_locale_change_nothing(found, monkeypatch):
         time.tzset()
 
 
-@pytest.mark.parametrize("name", ["data digest", "protocol", "seed", "training code"])
+@pytest.mark.parametrize("name", ["data digest", "image size", "protocol", "seed", "training code"])
 def test_a_victim_of_another_basis_is_named_and_left_out(found, records, name):
     other = changed(records, 2, basis={**records[2].basis, name: "other"})
     findings = found(other)

@@ -69,7 +69,7 @@ def extracted(tmp_path):
     def make(name, **tags):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").touch()
-        tags |= {"dataset": "esc50", "representation": "stft", "store": tmp_path / name, "store_digest": name}
+        tags = {"dataset": "esc50", "representation": "stft", "store": tmp_path / name, "store_digest": name} | tags
         with runs.stage_run("features", 1, {"store": name}, title="", params={}, tags=tags) as run:
             return run.run_id
 
@@ -114,6 +114,13 @@ def test_of_several_stores_the_one_of_the_same_clips_is_named(trained, extracted
     command = filling_command([trained()])
     assert parsed(command(*VGG, "plain", ()))[0][1]["features_run"] == same
     assert parsed(command(*ALEXNET, "adversarial", ()))[0][1]["features_run"] == ""
+
+
+def test_a_store_of_another_image_size_is_not_taken(trained, extracted):
+    extracted("d1", height=128, width=128)
+    extracted("d2", representation="dwt", height=32, width=32)
+    command = filling_command([trained()])(*VGG[:1], "dwt", "vgg16", "plain", ())
+    assert [stage for stage, _ in parsed(command)] == ["features", "train"]
 
 
 def test_an_attack_strikes_as_it_struck_the_plain_victim(trained, searched):
