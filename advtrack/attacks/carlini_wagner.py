@@ -13,7 +13,7 @@ from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.linearised import way_within_box
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.tanh_box import TanhBox
-from advtrack.attacks.victim import frozen, is_adversarial, margin, per_sample, rivals, rounded, slope
+from advtrack.attacks.victim import frozen, is_adversarial, lead, margin, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -217,10 +217,10 @@ def _minimise(
             # Of classes that are equally strong every batch takes the same.
             rival = rivals(logits, y[active], 1).squeeze(1)
             if targeted:
-                f = -_lead(logits, y[active], rival)
+                f = -lead(logits, y[active], rival)
             else:
                 strongest = (found.rival[active] == _STRONGEST) | afresh[active]
-                f = _lead(logits, y[active], rival.where(strongest, found.rival[active]))
+                f = lead(logits, y[active], rival.where(strongest, found.rival[active]))
                 found.astray[active] |= f > missing
         delta = x_k.detach() - box.x
         l2 = delta.flatten(1).norm(dim=1)
@@ -286,26 +286,20 @@ def _length(w: Tensor) -> Tensor:
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:
     """The class, shape (N,), whose boundary would be each sample's nearest within [0, 1] if the victim were linear.
 
-    With it, how many backward passes that took:
-    none if all samples are beyond a boundary.
+    With it, how many backward passes that took: none if all samples are beyond a boundary.
     """
     others = rivals(logits, y, _RIVALS)
     wanted = (logits.argmax(1) == y).nonzero().squeeze(1)
     distances = torch.zeros_like(others, dtype=x.dtype)
     count = others.shape[1] if len(wanted) else 0
     for k in range(count):
-        lead = _lead(logits, y, others[:, k])
-        gradient = slope(lead[wanted], x, again=True).flatten(1)
+        over = lead(logits, y, others[:, k])
+        gradient = slope(over[wanted], x, again=True).flatten(1)
         unit = gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-        missing = ((rounded(lead) + confidence)[:, None] / unit).clamp(min=0)
+        missing = ((rounded(over) + confidence)[:, None] / unit).clamp(min=0)
         distances[:, k] = rounded(way_within_box(missing, -gradient / unit, x.detach().flatten(1), "l2")[1].squeeze(1))
     nearest = distances.nan_to_num(nan=torch.inf).argmin(1, keepdim=True)
     return others.gather(1, nearest).squeeze(1), count
-
-
-def _lead(logits: Tensor, y: Tensor, rival: Tensor) -> Tensor:
-    """By how much the logit of ``y`` exceeds that of another class, shape (N,)."""
-    return (logits.gather(1, y[:, None]) - logits.gather(1, rival[:, None])).squeeze(1)
 
 
 def _next_constants(const: Tensor, lower: Tensor, upper: Tensor, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:

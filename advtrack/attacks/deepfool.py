@@ -12,7 +12,18 @@ from advtrack.attacks import checks
 from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.linearised import way_within_box
 from advtrack.attacks.outcome import AttackOutcome
-from advtrack.attacks.victim import frozen, is_adversarial, margin, outward, per_sample, rivals, rounded, slope, steady
+from advtrack.attacks.victim import (
+    frozen,
+    is_adversarial,
+    lead,
+    margin,
+    outward,
+    per_sample,
+    rivals,
+    rounded,
+    slope,
+    steady,
+)
 
 SPACE: Space = {"max_iter": Choices((100, 200, 300, 400, 500, 600), "paper, section VI: 100 to 600 in steps of 100")}
 
@@ -55,8 +66,8 @@ def deepfool(
         Norm of the distance to a boundary. The paper uses l-inf.
     overshoot : float
         Share, at least 0, by which the perturbation is lengthened on the way, to come out beyond the boundary. The
-        example returned is brought back to a fiftieth of it, unless the margin has a kink on the last step. With 0,
-        examples lie so close to the boundary that rounding may take them back.
+        example returned is brought back to a fiftieth of it. With 0, examples lie so close to the boundary that
+        rounding may take them back.
     max_iter : int
         Number of iterations, at least 1.
     candidates : int
@@ -82,9 +93,9 @@ def deepfool(
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
     active = torch.arange(len(x), device=x.device)
     ties = torch.zeros_like(y)
-    # Where each sample's last step starts and ends, and the logits missing to success there.
+    # Where each sample's last step starts and ends, and the logits there.
     near, far = x.clone(), x.clone()
-    near_f, far_f = (torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device) for _ in range(2))
+    near_logits = far_logits = x.new_empty(len(x), 0)
 
     with frozen(network):
         for iteration in range(max_iter + 1):
@@ -98,11 +109,12 @@ def deepfool(
                 depth = overshoot * _DEPTH * steady(margin(logits, y, targeted=False), logits)
                 nearby = rivals(logits, y, candidates)
                 slopes = torch.full_like(nearby, torch.inf, dtype=x.dtype)  # unknown: every boundary may be near
+                near_logits, far_logits = (torch.empty_like(logits) for _ in range(2))
 
             fooled = is_adversarial(logits, y[active], targeted=False)
-            near[active], near_f[active] = far[active], far_f[active]
+            near[active], near_logits[active] = far[active], far_logits[active]
+            far[active], far_logits[active] = x_k.detach(), logits.detach()
             missing = steady(margin(logits, y[active], targeted=False), logits)
-            far[active], far_f[active] = x_k.detach(), missing
             ties[active] = (ties[active] + 1).where(missing == 0, 0)
             first_success[active[fooled]] = iteration
             active = active[~fooled]
@@ -131,7 +143,7 @@ def deepfool(
             whole, last = ((far[stepped] - end[stepped]).flatten(1).norm(p=order, dim=1) for end in (x, near))
             # Where a steep slope ends just beyond the boundary, getting deeper may take far more than the overshoot.
             reach = (1 + overshoot * whole / last).nan_to_num(nan=1.0).clamp(max=_FARTHEST)
-            ends = near[stepped], far[stepped], near_f[stepped], far_f[stepped]
+            ends = near[stepped], far[stepped], near_logits[stepped], far_logits[stepped]
             x_adv[stepped] = _crossing(network, y[stepped], *ends, depth[stepped], reach)
             forwards[stepped] += _LINE_SEARCH
 
@@ -145,22 +157,24 @@ def _crossing(
     y: Tensor,
     near: Tensor,
     far: Tensor,
-    near_f: Tensor,
-    far_f: Tensor,
+    near_logits: Tensor,
+    far_logits: Tensor,
     depth: Tensor,
     reach: Tensor,
 ) -> Tensor:
     """An example on the way from ``near``, which is none, to ``far``, which is one, or a little farther.
 
-    Regula falsi looks for the point where the logits missing to success, ``near_f`` and ``far_f`` at the two ends, have
-    fallen to ``-depth``, shape (N,) all. If they have not at ``far``, its line is followed beyond, up to ``reach``
-    times the way.
+    Regula falsi looks for the point where the lead of ``y`` over the class that the far end is taken for, known from
+    the logits at both ends, has fallen to ``-depth``, shape (N,). If it has not at ``far``, its line is followed on, up
+    to ``reach`` times the way. The lead over all other classes would have a kink where that class overtakes them.
     """
-    low, high = torch.zeros_like(near_f), torch.ones_like(far_f)
-    low_f, high_f = near_f + depth, far_f + depth
+    low, high = torch.zeros_like(depth), torch.ones_like(depth)
+    low_logits, high_logits = near_logits, far_logits
     x_adv = far.clone()
     with torch.no_grad():
         for _ in range(_LINE_SEARCH):
+            rival = rivals(high_logits, y, 1).squeeze(1)
+            low_f, high_f = (steady(lead(z, y, rival), z) + depth for z in (low_logits, high_logits))
             share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(min=0)
             tried = (low + (share + _SAFETY * (1 - share).abs()) * (high - low)).nan_to_num(nan=1.0).minimum(reach)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
@@ -171,9 +185,9 @@ def _crossing(
             x_adv[better] = x_t[better]
             # Between two ends one of them moves up; beyond, both do.
             low_moves, high_moves = ~between | ~(fooled & deep), ~between | (fooled & deep)
-            new_low, new_low_f = tried.where(between, high), f.where(between, high_f)
-            low, low_f = new_low.where(low_moves, low), new_low_f.where(low_moves, low_f)
-            high, high_f = tried.where(high_moves, high), f.where(high_moves, high_f)
+            new_low, new_low_logits = tried.where(between, high), logits.where(between[:, None], high_logits)
+            low, low_logits = new_low.where(low_moves, low), new_low_logits.where(low_moves[:, None], low_logits)
+            high, high_logits = tried.where(high_moves, high), logits.where(high_moves[:, None], high_logits)
     return x_adv
 
 

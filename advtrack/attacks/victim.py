@@ -47,6 +47,11 @@ def margin(logits: Tensor, y: Tensor, targeted: bool) -> Tensor:
     return others - own if targeted else own - others
 
 
+def lead(logits: Tensor, y: Tensor, other: Tensor) -> Tensor:
+    """By how much the logit of ``y`` exceeds that of another class, shape (N,)."""
+    return (logits.gather(1, y[:, None]) - logits.gather(1, other[:, None])).squeeze(1)
+
+
 def boundary_distance(network: nn.Module, x: Tensor, y: Tensor, targeted: bool) -> Tensor:
     """How far, in l-inf, success lies from inputs in [0, 1] along their gradient, shape (N,).
 

@@ -28,7 +28,7 @@ from advtrack.tracking import registry
 logger = logging.getLogger("advtrack")
 
 #: Of the attacks and their search; raised when their results change.
-CODE_VERSION = 19
+CODE_VERSION = 20
 #: Options that play a part in a search alone.
 ONLY_SEARCHED = {"target_fooling_rate", "trials", "max_iter", "criterion", "tolerance", "sampler", "workers", "storage"}
 

@@ -393,3 +393,17 @@ def test_what_is_hardly_beyond_the_boundary_is_led_no_farther_than_the_overshoot
     x = torch.full((1, 1, 1, 1), 0.1, dtype=torch.float64)
     outcome = deepfool(Kinked(), x, torch.tensor([0]), norm=norm, overshoot=overshoot)
     assert outcome.success.item() and 0.1 < getattr(outcome, norm).item() <= 0.1 * (1 + overshoot) ** 2 * (1 + 1e-4)
+
+
+@NORMS
+@pytest.mark.parametrize("strength", [1.0, 30.0, 1000.0])
+def test_a_class_that_comes_from_far_behind_is_met_where_it_takes_the_lead(norm, strength):
+    """The lead over all others falls only from where that class overtakes the runner-up, which is never the nearest."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1, 3)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0], [0.0], [100.0 * strength]]))
+        network[1].bias.copy_(torch.tensor([0.3, 0.0, 0.3 - 40.0 * strength]))
+    x = torch.full((1, 1, 1, 1), 0.2, dtype=torch.float64)
+    outcome = deepfool(network, x, torch.tensor([0]), norm=norm)
+    assert outcome.success.all()
+    assert 0.2 < getattr(outcome, norm).item() <= 0.2 * 1.001
