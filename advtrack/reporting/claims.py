@@ -126,7 +126,8 @@ def _best_representation(
         return Claim(*about, "undecided", "No model was trained on all representations.")
     bootstrap = Bootstrap(recording for fold in told for recording in fold.recordings)
     statistics = {
-        name: np.mean([accuracy(victim.folds, bootstrap) for victim in group], axis=0) for name, group in groups.items()
+        name: np.mean([accuracy(victim.folds, bootstrap, side=side) for victim in groups[name]], axis=0)
+        for side, name in enumerate(sorted(groups))
     }
     runs = tuple(victim.run_id for group in groups.values() for victim in group)
     over = f"mean accuracy over {_listed(trained)}" + ("" if len(trained) == len(models) else ", all that were trained")
@@ -158,7 +159,9 @@ def _gains_most(
     bootstrap = Bootstrap(
         r for searches in found.values() for one in searches if one.clips for r in one.clips.recordings
     )
-    statistics = {model: fooled_under_plain(searches, bootstrap) for model, searches in found.items()}
+    statistics = {
+        model: fooled_under_plain(found[model], bootstrap, side=side) for side, model in enumerate(sorted(found))
+    }
     runs = tuple(dict.fromkeys(one.run_id for searches in found.values() for one in searches))
     over = f"mean fooling rate over {_listed(representations)} and {len(attacks)} attacks"
     return _champion(about, "alexnet", statistics, bootstrap, over, runs, len(found) == len(models), higher=False)

@@ -1,4 +1,4 @@
-"""What records say of one victim or of a pair, as statistics over resampled recordings."""
+"""What records say of one victim or of a pair, as statistics over weighted recordings."""
 
 from __future__ import annotations
 
@@ -22,28 +22,32 @@ def attacked_fold(victim: VictimRecord) -> FoldRecord:
 
 
 def over_tests(*folds: FoldRecord) -> Bootstrap | None:
-    """Resamples of the recordings that these folds were tested on; None if one does not tell them."""
+    """Weights of the recordings that these folds were tested on; None if one does not tell them."""
     if not folds or not all(fold.recordings for fold in folds):
         return None
     return Bootstrap(recording for fold in folds for recording in fold.recordings)
 
 
-def accuracy(folds: Iterable[FoldRecord], bootstrap: Bootstrap) -> np.ndarray:
-    """Test accuracy, mean over folds."""
-    return np.mean([bootstrap.mean(fold.recordings, fold.correct) for fold in folds], axis=0)
+def accuracy(folds: Iterable[FoldRecord], bootstrap: Bootstrap, *, side: int = 0) -> np.ndarray:
+    """Test accuracy, mean over folds; victims that are compared have a side each (`Bootstrap.rate`)."""
+    return np.mean([bootstrap.rate(fold.recordings, fold.correct, side=side) for fold in folds], axis=0)
 
 
 def over_struck(*records: AttackRecord) -> Bootstrap | None:
-    """Resamples of the recordings whose clips these searches struck; None if one does not tell them."""
+    """Weights of the recordings whose clips these searches struck; None if one does not tell them."""
     clips = [record.clips for record in records]
     if not clips or any(one is None for one in clips):
         return None
     return Bootstrap(recording for one in clips if one for recording in one.recordings)
 
 
-def fooled_under_plain(records: Iterable[AttackRecord], bootstrap: Bootstrap) -> np.ndarray:
-    """Fooling rate of an adversarially trained victim under the plain one's budgets, mean over attacks (table II)."""
-    return np.mean([bootstrap.mean(_clips(r).recordings, _clips(r).under_plain) for r in records], axis=0)
+def fooled_under_plain(records: Iterable[AttackRecord], bootstrap: Bootstrap, *, side: int = 0) -> np.ndarray:
+    """Fooling rate of an adversarially trained victim under the plain one's budgets, mean over attacks (table II).
+
+    Victims that are compared have a side each (`Bootstrap.rate`).
+    """
+    rates = [bootstrap.rate(_clips(r).recordings, _clips(r).under_plain, side=side) for r in records]
+    return np.mean(rates, axis=0)
 
 
 def mean_ratio(pairs: Sequence[tuple[AttackRecord, AttackRecord]], bootstrap: Bootstrap) -> np.ndarray:

@@ -80,7 +80,7 @@ def _accuracy(victim: VictimRecord) -> _Scores:
         for recording, correct in zip(fold.recordings, fold.correct, strict=True):
             share = correct / len(fold.correct) / len(victim.folds)
             clips[recording] = (recording, clips[recording][1] + share)
-    interval = bootstrap.interval(accuracy(victim.folds, bootstrap), rate=True)
+    interval = bootstrap.interval(accuracy(victim.folds, bootstrap))
     return _Scores(value, interval, clips, (victim.run_id,))
 
 
@@ -98,7 +98,7 @@ def _distances(victims: Sequence[VictimRecord]) -> list[_Scores | None]:
         clips = {name: (one[0], min(one[1], _CAP)) for name, one in nearest_examples(searches).items()}
         recordings, values = zip(*clips.values(), strict=True)
         bootstrap = Bootstrap(recordings)
-        mean = bootstrap.mean(recordings, values)
+        mean = _CAP * bootstrap.rate(recordings, np.array(values) / _CAP)
         runs = tuple(dict.fromkeys(record.run_id for record in searches))
         scores.append(_Scores(float(mean[0]), bootstrap.interval(mean), clips, runs))
     return scores

@@ -96,8 +96,8 @@ class AttackRecord:
     criterion, protocol : str
         What the target is a value of, and whom the attack strikes.
     ratios : dict of str to list of float
-        By norm: the ratio of table III to the plain victim's perturbation, and its 95% interval; a lower bound, in the
-        own norm alone, if the target was not reached. Empty where the table has none.
+        By norm: the ratio of table III to the plain victim's perturbation, and the ends of its 95% interval where it
+        has one; a lower bound, in the own norm alone, if the target was not reached. Empty where the table has none.
     front : list of (float, int)
         Bounds and iterations that reach the target, none of which is better than another in both.
     settled : bool

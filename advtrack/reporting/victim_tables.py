@@ -92,8 +92,8 @@ def budgets_table(records: Sequence[VictimRecord]) -> Table:
         "eps), the largest bound known to miss the target where a search tells, and its iterations; the fooling rate "
         "there [Wilson's 95% interval], and whether it reached the target; for adversarially trained models also the "
         "fooling rate under the plain model's budget and the perturbation ratio to the plain model [95% interval, "
-        "bootstrap over recordings]; mean norms of the successful perturbations of inputs in [0, 1] (l0: values "
-        "changed); clips attacked, and the forward plus backward passes of the whole search (≥: "
+        "bootstrap over recordings, the budgets as found]; mean norms of the successful perturbations of inputs in "
+        "[0, 1] (l0: values changed); clips attacked, and the forward plus backward passes of the whole search (≥: "
         "trials were cut short, of which not all passes are known).",
         (*VICTIM_COLUMNS, Column("Attack", "key"), Column("Norm", "key"), *map(Column, values)),
         tuple(lines),
@@ -128,7 +128,8 @@ def robust_accuracy_table(records: Sequence[VictimRecord]) -> Table:
         "correctly and that none of the attacks listed fools within eps (l-inf, inputs in [0, 1]); eps 0 is its "
         "accuracy. Clips that the attacks did not strike count as those that they did. BIM has a random target, "
         "DeepFool none. Stronger attacks may find more: a value is an upper bound. 'Or from' says how low it may be "
-        "where the searches left clips undecided. Attacks that struck fewer clips than others are not among them.",
+        "where the searches left clips undecided, and the interval begins below that. Attacks that struck "
+        "fewer clips than others are not among them.",
         (*VICTIM_COLUMNS, *map(Column, ("eps 0", *eps, "Attacks"))),
         tuple(lines),
     )
@@ -179,23 +180,23 @@ def _robust_accuracies(victim: VictimRecord, attacks: Sequence[str]) -> list[Cel
     bootstrap = Bootstrap([*fold.recordings, *recordings])
     correct = accuracy([fold], bootstrap)
     fooled_at, resisted_at = (np.array([one[i] for one in nearest]) for i in (1, 2))
-    cells = [_percentage(correct, bootstrap.interval(correct, rate=True), runs)]
+    cells = [_percentage(correct, correct, bootstrap, runs)]
     for eps in (value / 255 for value in EPS_255):
-        robust = correct * bootstrap.mean(recordings, fooled_at > eps)
-        certain = correct * bootstrap.mean(recordings, (fooled_at > eps) & (resisted_at >= eps))
-        undecided = clean(100 * (robust[0] - certain[0]))
-        cells.append(_percentage(robust, bootstrap.interval(robust, rate=True), runs, undecided))
+        resist, surely = fooled_at > eps, (fooled_at > eps) & (resisted_at >= eps)
+        at_most, at_least = (correct * bootstrap.rate(recordings, share, side=1) for share in (resist, surely))
+        cells.append(_percentage(at_least, at_most, bootstrap, runs))
     return cells
 
 
-def _percentage(
-    statistic: np.ndarray, interval: tuple[float, float] | None, runs: tuple[str, ...], undecided: float = 0.0
-) -> Cell:
-    value, shown = clean(100 * statistic[0]), scaled(interval, 100)
+def _percentage(at_least: np.ndarray, at_most: np.ndarray, bootstrap: Bootstrap, runs: tuple[str, ...]) -> Cell:
+    """A share of which two statistics tell what it is at least and at most; the interval spans those of both."""
+    value, lowest = clean(100 * at_most[0]), clean(100 * at_least[0])
+    low, high = bootstrap.interval(at_least), bootstrap.interval(at_most)
+    shown = scaled((low[0], high[1]), 100) if low and high else None
     text = fixed(value, 1) + bracket(shown, 1)
-    lowest = fixed(value - undecided, 1)
-    if lowest != fixed(value, 1):
-        text += f", or from {lowest}"
+    if fixed(lowest, 1) != fixed(value, 1):
+        text += f", or from {fixed(lowest, 1)}"
+    undecided = clean(value - lowest)
     return Cell(text, value, shown, runs=runs, details={"undecided": undecided} if undecided else {})
 
 

@@ -27,7 +27,7 @@ def with_clips(record: AttackRecord) -> AttackRecord:
 
 
 def perturbation_ratios(plain: AttackRecord, robust: AttackRecord) -> dict[str, list[float]]:
-    """By norm, the ratio of table III and its interval; none where the table has none.
+    """By norm, the ratio of table III and the ends of its interval, each where the table has one.
 
     In other norms than the attack's own nothing bounds what a failure takes: without the target, there is none.
     """
@@ -39,8 +39,7 @@ def perturbation_ratios(plain: AttackRecord, robust: AttackRecord) -> dict[str, 
     ratios = {}
     for norm in NORMS if robust.target_reached else (robust.norm,):
         ratio = mean_ratio([(_in_norm(plain, norm), _in_norm(robust, norm))], bootstrap)
-        if interval := bootstrap.interval(ratio):
-            ratios[norm] = [float(ratio[0]), *interval]
+        ratios[norm] = [float(ratio[0]), *(bootstrap.interval(ratio) or ())]
     return ratios
 
 

@@ -23,7 +23,7 @@ from advtrack.stages.plan import Step, steps
 from advtrack.stages.results import victims
 from advtrack.tracking import lookup, registry, runs
 
-CODE_VERSION = 5
+CODE_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,11 @@ def pooled(run_ids: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, 
     rows = [row for fold in folds for row in fold]
     bootstrap = Bootstrap(row["source"] for row in rows)
     right = [row["class"] == row["predicted"] for row in rows]
-    accuracy = bootstrap.mean([row["source"] for row in rows], right)
+    accuracy = bootstrap.rate([row["source"] for row in rows], right)
     f1 = np.mean([_macro_f1(bootstrap, fold, classes) for fold in folds], axis=0)
     metrics: dict[str, float] = {}
     for name, statistic in (("test_accuracy", accuracy), ("test_macro_f1", f1)):
-        if interval := bootstrap.interval(statistic, rate=True):
+        if interval := bootstrap.interval(statistic):
             metrics |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
     number = {name: index for index, name in enumerate(classes)}
     y, predicted = (np.array([number[row[column]] for row in rows]) for column in ("class", "predicted"))
@@ -73,11 +73,14 @@ def _macro_f1(bootstrap: Bootstrap, rows: Sequence[Mapping[str, str]], classes: 
     """The statistic of a fold's macro-F1 (as `macro_f1`)."""
     recordings = [row["source"] for row in rows]
     true, predicted = (np.array([row[column] for row in rows]) for column in ("class", "predicted"))
+    # A score is a rate among true and predicted clips: each class has its share of what nobody has seen.
+    ones, zeros = bootstrap.unseen(2 * len(rows) / len(set(recordings)) / len(classes))
     scores = []
     for name in classes:
         hits = bootstrap.total(recordings, (true == name) & (predicted == name))
         counts = bootstrap.total(recordings, (true == name) * 1.0 + (predicted == name))
-        scores.append(2 * hits / np.maximum(counts, 1))
+        counts[0] = max(counts[0], 1)  # the score of a class that is neither there nor predicted is 0
+        scores.append((2 * hits + ones) / (counts + ones + zeros))
     return np.mean(scores, axis=0)
 
 

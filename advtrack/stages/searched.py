@@ -54,8 +54,8 @@ def log_record(stage: runs.StageRun, record: AttackRecord, key: str) -> None:
     metrics |= {"samples": record.samples, "passes": record.passes, "cut_short": record.cut_short}
     metrics |= {"contradictions": record.contradictions, "score": record.score}
     metrics |= {name: getattr(record, name) for name in ("fooling_low", "fooling_high", "auc_low", "auc_high")}
-    for norm, (ratio, low, high) in record.ratios.items():
-        metrics |= {f"ratio_{norm}": ratio, f"ratio_{norm}_low": low, f"ratio_{norm}_high": high}
+    for norm, ratio_and_interval in record.ratios.items():
+        metrics |= zip((f"ratio_{norm}", f"ratio_{norm}_low", f"ratio_{norm}_high"), ratio_and_interval, strict=False)
     if record.transferred_fooling_rate is not None:
         metrics["transferred_fooling_rate"] = record.transferred_fooling_rate
     stage.metrics({f"{record.attack}/{name}": value for name, value in metrics.items() if value == value})
@@ -91,6 +91,7 @@ def _ratio(record: AttackRecord) -> str:
     """The ratio of table III in words; nothing where there is none."""
     if record.norm not in record.ratios:
         return ""
-    ratio, low, high = record.ratios[record.norm]
+    ratio, *interval = record.ratios[record.norm]
     at_least = "" if record.target_reached else "≥ "
-    return f"; {at_least}{ratio:.2f} ({low:.2f} to {high:.2f}) times the plain victim's perturbation"
+    ends = " ({:.2f} to {:.2f})".format(*interval) if interval else ""
+    return f"; {at_least}{ratio:.2f}{ends} times the plain victim's perturbation"

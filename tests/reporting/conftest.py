@@ -60,7 +60,8 @@ def search(name: str, run: str, perturbations: Sequence[float], under_plain: Seq
 def victim(representation: str, model: str, training: Training, wrong: Sequence[int], scale: float) -> VictimRecord:
     """A victim that errs on some recordings (in fold 1, on one more) and takes ``scale`` times some perturbation."""
     run = f"{representation}-{model}-{training}"
-    steps = np.linspace(0.5, 1.5, 20)
+    # Not every clip takes the same multiple of what it takes otherwise.
+    steps = np.linspace(0.5, 1.5, 20) * (1 + 0.02 * np.cos(np.arange(20) * scale))
     fooled = [i % 10 < 10 / scale for i in range(20)] if training == "adversarial" else []
     searches = [
         search("bim_a", f"attack-{run}", 0.01 * scale * steps, fooled),

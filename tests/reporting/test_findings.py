@@ -141,9 +141,9 @@ def test_intervals_hold_their_values_and_pairs_that_differ_by_a_factor_have_narr
         for line in table.lines:
             for one in line:
                 assert one.interval is None or one.interval[0] <= one.value <= one.interval[1]
-    # Every clip takes 2.5 times the perturbation: the pairing leaves nothing to chance.
+    # Every clip takes 2.4 to 2.6 times the perturbation: the pairing leaves little to chance.
     ratio = cell(found(), "table_III", ("esc50", "stft"), "alexnet")
-    assert ratio.interval == pytest.approx((2.5, 2.5)) and ratio.value == pytest.approx(2.5)
+    assert ratio.interval == pytest.approx((2.5, 2.5), abs=0.05) and ratio.value == pytest.approx(2.5, abs=0.02)
 
 
 def test_robust_accuracy_is_what_is_left_after_the_attack(found, records):
@@ -187,10 +187,15 @@ def test_masking_is_told_as_it_was_found(found, records):
 
 
 def with_partner(records):
-    """The fixed records with the one victim that they lack."""
-    again = records[3]
-    folds = tuple(replace(one, correct=(False,) * 16 + (True,) * 24, accuracy=0.6) for one in again.folds)
-    return [*records, replace(again, representation="dwt_tonnetz", folds=folds)]
+    """The fixed records with the one victim that they lack, and differences of accuracy that leave no doubt."""
+    wrong = {("dwt_tonnetz", "plain"): 0, ("stft", "plain"): 12}
+    whole = [*records, replace(records[3], representation="dwt_tonnetz")]
+    return [replace(one, folds=folds_of(one, wrong.get((one.representation, one.training), 28))) for one in whole]
+
+
+def folds_of(victim, wrong):
+    correct = (False,) * wrong + (True,) * (40 - wrong)
+    return tuple(replace(one, correct=correct, accuracy=1 - wrong / 40) for one in victim.folds)
 
 
 def linked(records):
@@ -259,7 +264,7 @@ def test_the_summary_says_the_numbers_of_the_tables(found):
     best = cell(findings, "table_I", ("esc50", "dwt_tonnetz"), "resnet56").text.partition(" ±")[0]
     assert f"On esc50, the most accurate plain model is resnet56 on dwt_tonnetz: {best} %" in text
     assert (
-        "fooling it as often as the plain one takes 2.50 [2.50, 2.50] times the perturbation (mean over 2 attacks)"
+        "fooling it as often as the plain one takes 2.50 [2.47, 2.53] times the perturbation (mean over 2 attacks)"
         in text
     )
     assert "cells are empty or incomplete" in text

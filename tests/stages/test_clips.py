@@ -43,7 +43,8 @@ def test_a_ratio_and_its_interval_are_those_of_table_three(store):
     plain = searched("plain", PLAIN)
     robust = searched("robust", PLAIN * np.random.default_rng(1).uniform(1, 3, 24))
     found = perturbation_ratios(plain, robust)
-    assert set(found) == {"l0", "l2", "linf"} and found["l0"] == pytest.approx([1, 1, 1])
+    assert set(found) == {"l0", "l2", "linf"}
+    assert found["l0"] == [1]  # every clip takes the same, and so recordings do not tell how far it may be off
     ratio, *interval = found["linf"]
     assert ratio == pytest.approx(robust.perturbation / plain.perturbation)
     assert interval == pytest.approx(ratio_interval([(with_clips(plain), with_clips(robust))]))
@@ -51,10 +52,10 @@ def test_a_ratio_and_its_interval_are_those_of_table_three(store):
 
 
 def test_the_two_victims_are_resampled_together(store):
-    """Each clip takes twice the perturbation: of that there is no doubt, however much the clips differ."""
-    assert perturbation_ratios(searched("plain", PLAIN), searched("robust", 2 * PLAIN))["linf"] == pytest.approx(
-        [2] * 3
-    )
+    """Each clip takes about twice the perturbation: of that there is little doubt, however much the clips differ."""
+    twice = PLAIN * np.linspace(1.99, 2.01, 24)
+    ratio, low, high = perturbation_ratios(searched("plain", PLAIN), searched("robust", twice))["linf"]
+    assert 1.98 < low < ratio < high < 2.02
 
 
 def test_failures_of_the_robust_victim_count_as_the_largest_in_the_own_norm_alone(store):
