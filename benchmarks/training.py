@@ -34,7 +34,7 @@ from advtrack.representations.store import SpectrogramSet, open_store
 from advtrack.stages.defaults import HARDENING, TRAINING
 from advtrack.stages.device import choose_device
 from advtrack.stages.fold import chosen_folds, split_store, with_copies
-from advtrack.stages.train import default_lr
+from advtrack.stages.train import own_defaults
 from advtrack.training import fit as training
 from advtrack.training.history import Epoch
 from advtrack.training.reading import Batches
@@ -105,9 +105,8 @@ def seconds_per_epoch(
 
 def settings(arguments: argparse.Namespace, model: str, **changes: Any) -> training.Settings:
     """The platform's own, with what the options change."""
-    values = {name: TRAINING[name] for name in ("epochs", "patience", "batch_size", "seed")}
-    values["lr"] = default_lr(model, "none")
-    return training.Settings(**{**values, "precision": arguments.precision, **changes})
+    values = {name: TRAINING[name] for name in ("patience", "batch_size", "seed")}
+    return training.Settings(**{**values, **own_defaults(model, "none"), "precision": arguments.precision, **changes})
 
 
 def speed(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:

@@ -128,7 +128,13 @@ TRAINING = together(
         show_default=True,
         help="Of all folds, each with a seed of its own: --seed and those after it.",
     ),
-    click.option("--epochs", type=click.IntRange(1), default=defaults.TRAINING["epochs"], show_default=True),
+    click.option(
+        "--epochs",
+        type=click.IntRange(0),
+        default=defaults.TRAINING["epochs"],
+        show_default=True,
+        help="0: the model's own (40; from scratch 60 of alexnet and 80 of vgg16).",
+    ),
     click.option(
         "--patience",
         type=click.IntRange(0),

@@ -11,7 +11,7 @@ FOLDS: dict[str, Any] = {"folds": "all", "repeats": 1}
 
 #: The options that a plain and a robust victim have in common.
 TRAINING: dict[str, Any] = {
-    "seed": SEED, "protocol": "paper", "weights": "none", "epochs": 40, "patience": 0, "batch_size": 32, "lr": 0.0,
+    "seed": SEED, "protocol": "paper", "weights": "none", "epochs": 0, "patience": 0, "batch_size": 32, "lr": 0.0,
     "schedule": "one_cycle", "freeze_epochs": 0, "augmentation": "all", "precision": PRECISION,
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from advtrack.reporting.belonging import belonging
 from advtrack.reporting.pairs import FillingCommand
 from advtrack.reporting.records import Training, VictimRecord
 from advtrack.stages.defaults import FOLDS, HARDENING, SEARCHING, TRAINING
-from advtrack.stages.train import default_lr
+from advtrack.stages.train import own_defaults
 from advtrack.stages.victims import in_doubt, training_command
 from advtrack.tracking import lookup, registry
 
@@ -52,11 +52,12 @@ def _training(cell: tuple[str, str, str], training: Training, near: Sequence[Vic
     if plain is None:
         return training_command(*cell, training)
     given, model = _given(plain.run_id, _TRAINING), cell[2]
-    usual_lr = str(default_lr(plain.model, given["weights"]))
+    own = {name: str(value) for name, value in own_defaults(plain.model, given["weights"]).items()}
     if plain.model != model:
         given["weights"] = _weights_for(model, given["weights"])
-    if plain.model != model or given["lr"] == usual_lr:
-        given["lr"] = _TRAINING["lr"]
+    if plain.model != model:
+        own["lr"] = given["lr"]
+    given |= {name: _TRAINING[name] for name, value in own.items() if given[name] == value}
     options = _differing(_TRAINING, given)
     robust = next((record for record in near if record.training == "adversarial"), None)
     if training == "adversarial" and robust:

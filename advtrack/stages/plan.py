@@ -13,6 +13,7 @@ from advtrack.attacks import TABLE_ATTACKS
 from advtrack.data.splits import PAPER_FOLDS
 from advtrack.reporting.cells import Table
 from advtrack.stages.defaults import FOLDS, TRAINING
+from advtrack.stages.train import own_defaults
 from advtrack.tracking import lookup, registry
 
 
@@ -104,7 +105,7 @@ def _estimate(command: str, history: Mapping[str, Sequence[Any]]) -> tuple[float
     elif stage == "attack":
         kind, units = "attack", len(TABLE_ATTACKS) if options["attack"] == "all" else 1
     else:
-        kind, units = "fold", _folds(options, history["fold"]) * int(options.get("epochs", TRAINING["epochs"]))
+        kind, units = "fold", _folds(options, history["fold"]) * _epochs(options)
     for names in levels:
         wanted = tags | {name: options[name] for name in names}
         alike = [run for run in history[kind] if all(lookup.tag(run, name) == value for name, value in wanted.items())]
@@ -124,6 +125,11 @@ def _folds(options: Mapping[str, str], history: Sequence[Any]) -> int:
         alike = [run for run in history if all(lookup.tag(run, name) == value for name, value in wanted.items())]
         number = len({lookup.tag(run, "fold") for run in alike}) or PAPER_FOLDS
     return number * int(options.get("repeats", FOLDS["repeats"]))
+
+
+def _epochs(options: Mapping[str, str]) -> int:
+    own = own_defaults(options["model"], options.get("weights", TRAINING["weights"]))
+    return int(options.get("epochs", TRAINING["epochs"])) or int(own["epochs"])
 
 
 def _units(kind: str, run: Any) -> int:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from advtrack.errors import InputError
 from advtrack.models import MODELS
@@ -25,19 +26,18 @@ from advtrack.training.fit import Settings
 
 logger = logging.getLogger("advtrack")
 
-#: Peak learning rates that train from scratch: the two networks without BatchNorm need smaller steps.
-DEFAULT_LR = {"alexnet": 4e-4, "vgg16": 1e-4}
-_OTHER_LR = 2e-3
-_FINE_TUNING_LR = 2e-4
+# Peak learning rates and epochs. From scratch, the two networks without BatchNorm need smaller steps, and more of them.
+_FROM_SCRATCH = {"alexnet": (4e-4, 60), "vgg16": (1e-4, 80)}
+_OTHERS, _FINE_TUNING = (2e-3, 40), (2e-4, 40)
 
 
 @dataclass(frozen=True)
 class Training:
     """Options of the stage; those of the command line of the same name.
 
-    ``eps`` is None for plain training. ``lr`` 0 stands for the model's own default, an empty ``features_run`` for the
-    only store there is. ``standard`` is the plain victim that an adversarial training stands beside, an alias or a
-    version.
+    ``eps`` is None for plain training. ``epochs`` and ``lr`` 0 stand for the model's own, an empty ``features_run``
+    for the only store there is. ``standard`` is the plain victim that an adversarial training stands beside, an alias
+    or a version.
     """
 
     dataset: str
@@ -158,7 +158,13 @@ def train_folds(
     if standard:
         tags |= {"standard": f"{standard.name}/{standard.version}", "standard_run": standard.run_id}
     device = choose_device(options.device)
-    params = {**asdict(options), "lr": settings.lr, "weights": weights, "device": str(device)}
+    params = {
+        **asdict(options),
+        "lr": settings.lr,
+        "epochs": settings.epochs,
+        "weights": weights,
+        "device": str(device),
+    }
     params |= {"features_run": features_run, "training": options.kind}
     del params["standard"]  # a tag tells which version that was
     task = Task(
@@ -267,17 +273,19 @@ def _point(alias: str, task: Task, version: registry.Registered) -> None:
     registry.set_alias(version, alias)
 
 
-def default_lr(model: str, weights: str) -> float:
-    """The peak learning rate of a model unless told otherwise."""
-    return _FINE_TUNING_LR if weights != "none" else DEFAULT_LR.get(model, _OTHER_LR)
+def own_defaults(model: str, weights: str) -> dict[str, Any]:
+    """A model's peak learning rate and epochs, by the names of their options."""
+    lr, epochs = _FINE_TUNING if weights != "none" else _FROM_SCRATCH.get(model, _OTHERS)
+    return {"lr": lr, "epochs": epochs}
 
 
 def _settings(options: Training, weights: str) -> Settings:
+    own = own_defaults(options.model, weights)
     return Settings(
-        epochs=options.epochs,
+        epochs=options.epochs or own["epochs"],
         patience=options.patience,
         batch_size=options.batch_size,
-        lr=options.lr or default_lr(options.model, weights),
+        lr=options.lr or own["lr"],
         seed=options.seed,
         eps=options.eps,
         alpha=Settings.alpha if options.eps is None else options.alpha,  # plain training does not depend on it

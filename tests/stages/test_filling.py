@@ -101,6 +101,13 @@ def test_another_network_is_trained_like_the_one_beside_it_but_at_its_own_rate_a
     assert options["lr"] == 0.1
 
 
+def test_a_network_that_ran_its_own_number_of_epochs_leaves_others_theirs(trained, extracted):
+    extracted("d1")
+    command = filling_command([trained(**{**OFFICIAL, "epochs": 60})])  # AlexNet's own
+    assert parsed(command(*VGG, "plain", ()))[0][1]["epochs"] == 0
+    assert parsed(command(*ALEXNET, "adversarial", ()))[0][1]["epochs"] == 0
+
+
 def test_what_does_not_belong_with_the_others_has_no_say(trained, extracted):
     extracted("d1")
     records = [trained(seed=5, code="old"), trained(VGG, seed=3), trained(("esc50", "stft", "resnet18"), seed=3)]

@@ -58,13 +58,13 @@ def test_times_are_those_of_runs_like_it(history):
     searched = {"bim_a.study": "s", "jsma.study": "s"}
     history["attack"] = [a_run(20, **like, training="plain", **searched), a_run(1, **like, training="plain")]
     found = steps([table((f"{FEATURES} && {TRAIN}", HARDEN, STANDARD, ROBUST))])
-    # Features; five folds of 40 epochs of 2 s; five of 60 epochs of 2 s; six attacks of 10 s.
-    assert [step.seconds for step in found] == [10, 400, 600, 60, None]
+    # Features; five folds of AlexNet's own 60 epochs of 2 s; five of 60 epochs of 2 s; six attacks of 10 s.
+    assert [step.seconds for step in found] == [10, 600, 600, 60, None]
     assert "3 fold runs of plain, esc50, stft, alexnet" in found[1].basis
     assert "1 fold run of adversarial, alexnet" in found[2].basis
     assert found[4].basis == "no attack run like it was made"
     text = as_text(found)
-    assert "about 0:06:40" in text and "5 commands: about 0:17:50 for 4 of them, and 1 of unknown time." in text
+    assert "about 0:10:00" in text and "5 commands: about 0:21:10 for 4 of them, and 1 of unknown time." in text
 
 
 def test_nothing_is_left_to_do(history):

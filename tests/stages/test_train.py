@@ -210,6 +210,26 @@ def test_a_file_of_weights_counts_by_its_bytes(tmp_path):
     assert weights_digest(str(first)) != weights_digest(str(second))
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "lr", "epochs"),
+    [
+        ("alexnet", "none", 4e-4, 60),
+        ("vgg16", "none", 1e-4, 80),
+        ("resnet18", "none", 2e-3, 40),
+        ("vgg16", "imagenet", 2e-4, 40),
+    ],
+)
+def test_what_is_left_to_the_network_is_its_own(monkeypatch, store, model, weights, lr, epochs):
+    """And the run says what that was."""
+    seen = []
+    monkeypatch.setattr("advtrack.stages.train.trained_fold", lambda task, *_: seen.append(task) or 1 / 0)
+    monkeypatch.setattr("advtrack.stages.train.check_size", lambda *_: None)
+    with pytest.raises(ZeroDivisionError):
+        train_folds(replace(OPTIONS, model=model, lr=0.0, epochs=0), weights, Store(), "features", standard=None)
+    (task,) = seen
+    assert (task.settings.lr, task.settings.epochs) == (task.params["lr"], task.params["epochs"]) == (lr, epochs)
+
+
 def test_every_fold_knows_its_training(train):
     """An alias may be moved to any of them by hand."""
     train(folds="2")
