@@ -61,7 +61,9 @@ WORK_DIR = click.option(
 )
 FORCE = click.option("--force", is_flag=True, help="Redo what is already done.")
 FEATURES_RUN = click.option(
-    "--features-run", default="", help="MLflow run that made the spectrograms; empty: the only one that fits."
+    "--features-run",
+    default="",
+    help="MLflow run that made the spectrograms, or newest; empty: the only one that fits.",
 )
 ONE_OR_ALL = "One of them, or all."
 REPRESENTATION = click.option(

@@ -9,6 +9,9 @@ from dataclasses import replace
 from advtrack.reporting.records import AttackRecord, VictimRecord
 
 _OF_A_SEARCH = ("protocol", "criterion", "target_fooling_rate", "seed", "code_version")
+# What may differ from attack to attack, since some cost more than others.
+_OF_ITS_ATTACK = ("sample_limit", "longest")
+_SAID = {"sample_limit": "number of clips (0: all)", "longest": "cap on iterations"}
 
 
 def belonging(records: Sequence[VictimRecord]) -> tuple[list[VictimRecord], tuple[str, ...]]:
@@ -37,11 +40,16 @@ def belonging(records: Sequence[VictimRecord]) -> tuple[list[VictimRecord], tupl
                 left_out.append(f"{_name(record)} (run {record.run_id}) is left out: {differing}")
             else:
                 victims.append(record)
-        common = _most_common(_basis(attack) for record in victims for attack in record.attacks.values())
+        searches = [attack for record in victims for attack in record.attacks.values()]
+        common = _most_common(_named(_OF_A_SEARCH, attack) for attack in searches)
+        its = {
+            name: _most_common(_named(_OF_ITS_ATTACK, attack) for attack in searches if attack.attack == name)
+            for name in {attack.attack for attack in searches}
+        }
         for record in victims:
             attacks = {}
             for name, attack in sorted(record.attacks.items()):
-                if differing := _differing(_basis(attack), common):
+                if differing := _differing(_named(_OF_A_SEARCH + _OF_ITS_ATTACK, attack), common | its[name]):
                     left_out.append(f"{name} on {_name(record)} (run {attack.run_id}) is left out: {differing}")
                 else:
                     attacks[name] = attack
@@ -65,8 +73,8 @@ def _differing(basis: Mapping[str, str], common: Mapping[str, str]) -> str:
     )
 
 
-def _basis(attack: AttackRecord) -> dict[str, str]:
-    return {name.replace("_", " "): str(getattr(attack, name)) for name in _OF_A_SEARCH}
+def _named(fields: Sequence[str], attack: AttackRecord) -> dict[str, str]:
+    return {_SAID.get(name, name.replace("_", " ")): str(getattr(attack, name)) for name in fields}
 
 
 def _name(record: VictimRecord) -> str:

@@ -190,10 +190,13 @@ def _champion(
     intervals = {one: bootstrap.interval(lead, confidence=confidence) for one, lead in leads.items()}
     closest = min(rivals, key=lambda one: leads[one][0])
     verdict = _verdict(intervals.values(), 0.0, whole)
-    lead = clean(100 * leads[closest][0])
+    lead, interval = clean(100 * leads[closest][0]), scaled(intervals[closest], 100)
+    where = "ahead of"
+    if lead < 0:
+        lead, interval, where = -lead, interval and (-interval[1], -interval[0]), "behind"
     because = (
-        f"{over[0].upper()}{over[1:]}: {shown}. {name} is ahead of {closest} by "
-        f"{fixed(lead, 1)}{bracket(scaled(intervals[closest], 100), 1)} percentage points."
+        f"{over[0].upper()}{over[1:]}: {shown}. {name} is {where} {closest} by "
+        f"{fixed(lead, 1)}{bracket(interval, 1)} percentage points."
     )
     return Claim(*about, verdict, because, runs)
 
@@ -237,7 +240,7 @@ def _still_reached(
     about = (
         "still_reached",
         "However large the perturbation may be, every attack fools every adversarially trained model on 90 % of the "
-        "clips, within the iterations that its search was allowed.",
+        "clips.",
         "abstract; section VIII",
         dataset,
     )
@@ -248,7 +251,8 @@ def _still_reached(
     missed = [(victim, one) for victim, one in searched if not one.target_reached]
     whole = len(searched) == len(places) * len(attacks)
     verdict: Verdict = "holds" if whole and not missed else "undecided"
-    if any(one.fooling_high < one.target_fooling_rate for _, one in missed):
+    # More iterations than a search was allowed might reach it.
+    if any(one.fooling_high < one.target_fooling_rate and not one.capped for _, one in missed):
         verdict = "fails"
     because = f"{len(searched) - len(missed)} of {len(searched)} searches reach it"
     because += "" if whole else f", and {len(places) * len(attacks) - len(searched)} were not run"
@@ -258,6 +262,7 @@ def _still_reached(
         because += (
             f"; lowest: {worst.attack} on {victim.model}, {victim.representation} with "
             f"{fixed(100 * worst.fooling_rate, 1)}{bracket(interval, 1)} % within {worst.longest} iterations"
+            f"{', fewer than the attack may have' if worst.capped else ''}"
         )
     return Claim(*about, verdict, because + ".", tuple(dict.fromkeys(one.run_id for _, one in searched)))
 

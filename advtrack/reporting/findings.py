@@ -82,4 +82,5 @@ def compare(
             dataset, kept, [r for d, r in rows if d == dataset], models, attacks, {t.name: t for t in papers}
         )
     ]
-    return Findings((*papers, *others), tuple(claims), summary(one, two, three), left_out)
+    data = {record.dataset: record.data for record in kept if record.data}
+    return Findings((*papers, *others), tuple(claims), summary(one, two, three, data), left_out)

@@ -75,6 +75,8 @@ class AttackRecord:
     seed, sample_limit, longest : int
         What else the search depends on: the seed, how many clips at most (0: all), and the cap on iterations. Searches
         on two victims are compared only where these are equal.
+    capped : bool
+        Whether that cap is lower than the most iterations that the attack may have.
     transferred_fooling_rate : float or None
         Fooling rate of this (adversarially trained) victim under the plain victim's budget.
     plain_run_id : str or None
@@ -142,6 +144,7 @@ class AttackRecord:
     front: list[tuple[float, int]] = field(default_factory=list)
     settled: bool = True
     code_version: int = 0
+    capped: bool = False
     clips: StruckClips | None = field(default=None, repr=False)
 
 
@@ -197,6 +200,8 @@ class VictimRecord:
         Signs that the victim masks its gradients, by name, there or not; empty where nobody looked.
     basis : dict of str to str
         What has to be the same wherever results are averaged or compared: data, protocol, seed, code. By name.
+    data : str
+        How much of the data set there was, in words: the name tells a subset from the whole no more than that.
     """
 
     dataset: str
@@ -211,6 +216,7 @@ class VictimRecord:
     attacks: dict[str, AttackRecord] = field(default_factory=dict)
     masking: dict[str, Sign] = field(default_factory=dict)
     basis: dict[str, str] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def cell(self) -> tuple[str, str, str]:

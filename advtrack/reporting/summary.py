@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from advtrack.reporting.cells import Cell, Table
 from advtrack.reporting.numbers import bracket, fixed, scaled
 
 
-def summary(one: Table, two: Table, three: Table) -> tuple[str, ...]:
+def summary(one: Table, two: Table, three: Table, data: Mapping[str, str]) -> tuple[str, ...]:
     """Say which model on which representation names clips best and withstands attacks best, and what that costs.
 
     Parameters
     ----------
     one, two, three : Table
         Tables I, II and III.
+    data : mapping of str to str
+        How much there was of each data set, in words, as far as it is known.
 
     Returns
     -------
@@ -31,7 +33,8 @@ def summary(one: Table, two: Table, three: Table) -> tuple[str, ...]:
         return ("Nothing has been trained yet. The tables name the command that comes next for each cell.",)
     sentences = []
     for dataset in dict.fromkeys(place[0] for place in cells):
-        sentences += _leaders(dataset, {place[1:]: found for place, found in cells.items() if place[0] == dataset})
+        named = f"{dataset} ({data[dataset]})" if dataset in data else dataset
+        sentences += _leaders(named, {place[1:]: found for place, found in cells.items() if place[0] == dataset})
     for (dataset, representation, model), found in cells.items():
         if parts := _parts(*found):
             sentences.append(f"{model} on {representation} of {dataset}: {'; '.join(parts)}.")

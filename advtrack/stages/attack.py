@@ -13,7 +13,7 @@ from advtrack.models.checkpoint import Victim
 from advtrack.reporting.records import AttackRecord
 from advtrack.search.note import publish
 from advtrack.search.result import BudgetResult
-from advtrack.search.space import Budget, Search
+from advtrack.search.space import Budget, Search, longest_run
 from advtrack.search.storage import Storage, open_storage
 from advtrack.search.study import search_budget, transferred_success
 from advtrack.stages import masking
@@ -164,6 +164,7 @@ def _record(
         seed=search.seed,
         sample_limit=sample_limit(options, result.attack),
         longest=search.longest(),
+        capped=search.longest() < longest_run(search.spec),
         transferred_fooling_rate=None if transferred is None else float(transferred.mean()),
         plain_run_id=plain.run_id if plain else None,
         run_id=run_id,

@@ -166,19 +166,24 @@ def _runs_table(records: Sequence[VictimRecord]) -> Table:
                 *victim_cells(record),
                 Cell(record.version),
                 Cell(str(record.fold)),
+                Cell(record.data or ABSENT),
                 *(Cell(record.basis.get(name, "")) for name in names),
                 Cell(", ".join(map(str, codes)) or ABSENT),
-                Cell(f"{len(record.folds)} folds", len(record.folds), runs=(record.run_id,)),
-                Cell(f"{len(record.attacks)} attacks", len(record.attacks), runs=attacks),
+                Cell(_counted(len(record.folds), "fold"), len(record.folds), runs=(record.run_id,)),
+                Cell(_counted(len(record.attacks), "attack"), len(record.attacks), runs=attacks),
             )
         )
     return Table(
         "runs_made",
         "Victims, and the runs that they come from",
         "Version: of the registered model DATA SET-REPRESENTATION-MODEL. Fold: the one that was attacked.",
-        (*VICTIM_COLUMNS, *map(Column, ("Version", "Fold", *names, "attack code", "Training", "Attacks"))),
+        (*VICTIM_COLUMNS, *map(Column, ("Version", "Fold", "Data", *names, "attack code", "Training", "Attacks"))),
         tuple(lines),
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _facts() -> dict[str, str]:

@@ -21,6 +21,8 @@ from advtrack.tracking import lookup, runs
 logger = logging.getLogger("advtrack")
 
 CODE_VERSION = 3
+#: In the place of a run: that of the newest store.
+NEWEST = "newest"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def find_store(
     dataset, representation : str
         Names.
     features_run : str
-        The run meant; empty for the only one there is.
+        The run meant, or `NEWEST`; empty for the only one there is.
     store_digest : str
         Digest of the store meant; empty for any.
 
@@ -159,7 +161,9 @@ def find_store(
     """
     found = stores(dataset, representation)
     wanted = store_digest
-    if features_run:
+    if features_run == NEWEST:
+        found = found[:1]
+    elif features_run:
         meant = lookup.find({"stage": "features", "dataset": dataset, "representation": representation})
         wanted = next(
             (lookup.tag(one, "store_digest") or "" for one in meant if one.info.run_id == features_run), "none"
@@ -167,7 +171,13 @@ def find_store(
     if wanted:
         found = [one for one in found if one.digest == wanted]
     if not found:
-        which = f" of run {features_run}" if features_run else f" with digest {store_digest}" if store_digest else ""
+        which = (
+            f" of run {features_run}"
+            if features_run not in ("", NEWEST)
+            else f" with digest {store_digest}"
+            if store_digest
+            else ""
+        )
         raise InputError(
             f"no spectrograms of {dataset} as {representation}{which}; run first: "
             + features_command(dataset, representation, store_digest)
@@ -175,7 +185,8 @@ def find_store(
     if len(found) > 1:
         candidates = ", ".join(f"{one.run_id} ({one.folder.name})" for one in found)
         raise InputError(
-            f"several stores of {dataset} as {representation}: choose one with --features-run: {candidates}"
+            f"several stores of {dataset} as {representation}: choose one with --features-run, the last one with "
+            f"{NEWEST}: {candidates}"
         )
     return open_store(found[0].folder), found[0].run_id
 

@@ -185,6 +185,7 @@ def _train(task: Task, repeat: int, fold: int, child: runs.StageRun, state: Path
     tags = {**task.tags, "fold": fold, "repeat": repeat, "data_digest": store.data_digest}
     tags |= {"accuracy": round(accuracy, 4), "stop_accuracy": round(best.stop_accuracy, 4)}
     tags |= {"conditions": task.conditions}
+    tags |= {"clips": int((store.scale == 1.0).sum()), "classes": len(store.classes)}
     tags |= {"height": store.settings.height, "width": store.settings.width, "seed": task.settings.seed}
     tags |= {} if task.settings.eps is None else {"eps": task.settings.eps, "alpha": task.settings.alpha}
     tags |= {"overfitted_since": overfitted} if overfitted else {}

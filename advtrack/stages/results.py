@@ -50,6 +50,7 @@ def victims(dataset: str, representation: str, model: str) -> list[VictimRecord]
                 attacks=attacks,
                 masking=read_signs(map(lookup.get, {record.run_id for record in attacks.values()})),
                 basis=_basis(version),
+                data="{clips} clips of {classes} classes".format(**version.tags) if "clips" in version.tags else "",
             )
         )
     return records

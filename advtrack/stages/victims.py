@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from advtrack.errors import InputError
 from advtrack.reporting.records import Training
-from advtrack.stages.features import features_command, stores
+from advtrack.stages.features import NEWEST, features_command, stores
 from advtrack.tracking import registry
 
 
@@ -92,13 +92,16 @@ def training_command(
     """
     cell = f"--dataset {dataset} --representation {representation} --model {model}{options}"
     train = f"advtrack {'train' if training == 'plain' else 'adv-train'} {cell}"
-    found = stores(dataset, representation, like)
-    if not found:
+    there = stores(dataset, representation)
+    alike = stores(dataset, representation, like) if like else there
+    if not alike:
+        # Beside stores of other clips or sizes it has to say which one it means.
+        train += f" --features-run {NEWEST}" if there and training == "plain" else ""
         return f"{features_command(dataset, representation, like)} && {train}"
     # An adversarial training takes the plain victim's spectrograms.
-    if training == "adversarial" or len(stores(dataset, representation)) == 1:
+    if training == "adversarial" or len(there) == 1:
         return train
-    return f"{train} --features-run {found[0].run_id}"
+    return f"{train} --features-run {alike[0].run_id}"
 
 
 def recipe(version: registry.Registered) -> dict[str, str]:

@@ -16,6 +16,7 @@ from advtrack.reporting.examples import Example
 from advtrack.reporting.figures.classes import confusion_figure
 from advtrack.reporting.figures.examples import amplification, example_figure, overview_figure
 from advtrack.reporting.figures.rates import (
+    _against_bound,
     curve_figure,
     rates_figure,
     rates_over_bound,
@@ -80,6 +81,18 @@ def test_an_axis_of_one_number_names_it() -> None:
         "rates", "Rates", [victim("plain", replace(FOUND, iterations=47, front=[(0.02, 47)]))], ["bim_a"]
     )
     assert ">47</text>" in drawn.svg.decode()
+
+
+def test_a_rate_that_is_not_known_is_drawn_as_a_span_and_not_as_its_least() -> None:
+    """As of BIM-b, whose search shows of most clips only that they fall below the budget."""
+    from matplotlib.figure import Figure
+
+    unknown = replace(CLIPS, fooled_at=(0.02,) * 3 + (np.inf,), resisted_at=(0.0, 0.0, 0.015, 0.02))
+    ax = Figure().subplots()
+    _against_bound(ax, unknown, {"color": "C0", "linestyle": "-"})
+    least, most, line = (drawn.get_ydata().tolist() for drawn in ax.lines)
+    assert (least, most) == ([0, 75], [50, 75])  # at 0.015 and at 0.02
+    assert np.isnan(line[0]) and line[1] == 75
 
 
 def test_rates_figure_ignores_order_and_takes_what_is_missing() -> None:

@@ -95,7 +95,13 @@ def test_a_victim_of_another_basis_is_named_and_left_out(found, records, name):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"code_version": 8}, "code version"), ({"protocol": "paper"}, "protocol"), ({"seed": 4}, "seed")],
+    [
+        ({"code_version": 8}, "code version"),
+        ({"protocol": "paper"}, "protocol"),
+        ({"seed": 4}, "seed"),
+        ({"sample_limit": 5}, "number of clips (0: all)"),
+        ({"longest": 50}, "cap on iterations"),
+    ],
 )
 def test_a_search_of_another_kind_is_named_and_left_out(found, records, change, named):
     attacks = records[1].attacks | {"bim_a": replace(records[1].attacks["bim_a"], **change)}
@@ -243,6 +249,11 @@ def test_claims_that_a_run_refutes_fail_even_if_others_are_missing(found, record
     judged = claims(found(changed(records, 1, attacks=records[1].attacks | {"jsma": missed})))
     assert judged["still_reached"].verdict == "fails"
     assert "jsma on alexnet, stft with 20.0 [10.0, 40.0] %" in judged["still_reached"].because
+    # Of a search that was allowed fewer iterations than the attack may have, nobody knows what more would do.
+    capped = replace(missed, capped=True)
+    judged = claims(found(changed(records, 1, attacks=records[1].attacks | {"jsma": capped})))
+    assert judged["still_reached"].verdict == "undecided"
+    assert "within 100 iterations, fewer than the attack may have." in judged["still_reached"].because
     # The robust victim as it is taken for the plain one, and the other way round.
     weaker = [
         replace(one, training={"plain": "adversarial", "adversarial": "plain"}[one.training]) for one in records[:2]
@@ -255,10 +266,10 @@ def test_the_best_representation_may_be_another(found, records):
     other = {"stft": "dwt_tonnetz", "dwt_tonnetz": "stft"}
     swapped = [replace(one, representation=other[one.representation]) for one in with_partner(records)]
     judged = claims(found(swapped))["dwt_tonnetz_best"]
-    assert judged.verdict == "fails" and "dwt_tonnetz is ahead of stft by -" in judged.because
+    assert judged.verdict == "fails" and "dwt_tonnetz is behind stft by 30.0 [" in judged.because
 
 
-def test_the_summary_says_the_numbers_of_the_tables(found):
+def test_the_summary_says_the_numbers_of_the_tables(found, records):
     findings = found()
     text = " ".join(findings.summary)
     best = cell(findings, "table_I", ("esc50", "dwt_tonnetz"), "resnet56").text.partition(" ±")[0]
@@ -268,6 +279,8 @@ def test_the_summary_says_the_numbers_of_the_tables(found):
         in text
     )
     assert "cells are empty or incomplete" in text
+    counted = found([replace(one, data="400 clips of 10 classes") for one in records]).summary[0]
+    assert counted.startswith("On esc50 (400 clips of 10 classes), the most accurate plain model is")
     assert found([], rows=[("esc50", "stft")]).summary == (
         "Nothing has been trained yet. The tables name the command that comes next for each cell.",
     )

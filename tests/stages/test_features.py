@@ -59,6 +59,7 @@ def test_several_stores_are_listed_and_chosen_from(extract):
         find_store("synthetic", "stft")
     assert small in str(caught.value) and large in str(caught.value)
     assert find_store("synthetic", "stft", features_run=large)[0].shape == (1, 12, 8)
+    assert find_store("synthetic", "stft", features_run="newest")[1] == large
     with pytest.raises(InputError, match="of run nowhere; run first: advtrack features"):
         find_store("synthetic", "stft", features_run="nowhere")
 

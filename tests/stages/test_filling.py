@@ -127,7 +127,8 @@ def test_a_store_of_another_image_size_is_not_taken(trained, extracted):
     extracted("d1", height=128, width=128)
     extracted("d2", representation="dwt", height=32, width=32)
     command = filling_command([trained()])(*VGG[:1], "dwt", "vgg16", "plain", ())
-    assert [stage for stage, _ in parsed(command)] == ["features", "train"]
+    (first, _), (second, options) = parsed(command)
+    assert (first, second, options["features_run"]) == ("features", "train", "newest")
 
 
 def test_an_attack_strikes_as_it_struck_the_plain_victim(trained, searched):

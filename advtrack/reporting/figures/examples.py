@@ -81,6 +81,8 @@ def overview_figure(name: str, title: str, shown: Mapping[str, Mapping[str, Exam
                 sentences.append(f"{representation}, {attack}: {_said(example, True)}.")
     for row, label in enumerate(["legitimate", *attacks]):
         axes[row, 0].set_ylabel(label, fontsize=8)
+    figure.supxlabel("each picture: image column (time, left to right)", fontsize=8)
+    figure.supylabel("image row (frequency, bottom to top)", fontsize=8)
     return picture(name, title, " ".join(sentences), figure)
 
 

@@ -83,7 +83,8 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
     Picture
         A row for each attack: the fooling rate against the bound (any number of iterations up to the longest), the
         fooling rate against the iterations (at the budget's bound), and the Pareto front. Shaded: Wilson's 95%
-        interval; on the left it spans what the search leaves open. A large marker is the budget.
+        interval. On the left, between two thin lines lies what the search leaves open, and the shading spans it. A
+        large marker is the budget.
     """
     from matplotlib.lines import Line2D
 
@@ -159,7 +160,10 @@ def _against_bound(ax: Axes, clips: StruckClips, look: dict[str, Any]) -> None:
         bounds, 100 * wilson(least, n)[0], 100 * wilson(most, n)[1],
         step="post", color=look["color"], alpha=0.2, linewidth=0,
     )  # fmt: skip
-    ax.step(bounds, 100 * least / n, where="post", color=look["color"], linestyle=look["linestyle"])
+    for counts in (least, most):
+        ax.step(bounds, 100 * counts / n, where="post", color=look["color"], linewidth=0.6)
+    known = np.where(least == most, 100 * least / n, np.nan)
+    ax.step(bounds, known, where="post", color=look["color"], linestyle=look["linestyle"])
 
 
 def _against_iterations(ax: Axes, clips: StruckClips, look: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
         the other. Bars: 95% intervals. None where no victim has robust accuracies.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     lines = [line for line in robust_accuracy.lines if line[0].text == dataset]
     columns = [i for i, column in enumerate(robust_accuracy.columns) if column.name.startswith("eps ")]
@@ -87,8 +88,9 @@ def tradeoff_figure(name: str, title: str, robust_accuracy: Table, dataset: str)
             Line2D([], [], color=GREY, marker=_MARKERS[i % len(_MARKERS)], linestyle="none", label=text)
             for i, text in enumerate(models)
         ),
-        Line2D([], [], color=GREY, marker="o", linestyle="none", label="plain"),
-        Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="none", label=CALLED["adversarial"]),
+        # No markers, which stand for models.
+        Patch(facecolor=GREY, edgecolor=GREY, label=f"filled: {CALLED['plain']}"),
+        Patch(facecolor="white", edgecolor=GREY, label=f"open: {CALLED['adversarial']}"),
     ]
     ax.set_xlabel("test accuracy, %", fontsize=8)
     ax.set_ylabel(f"robust accuracy at {at} (l-inf, inputs in [0, 1]), %", fontsize=8)
