@@ -13,7 +13,7 @@ from advtrack.attacks.base import Attack, Choices, Space
 from advtrack.attacks.linearised import way_within_box
 from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.tanh_box import TanhBox
-from advtrack.attacks.victim import frozen, is_adversarial, lead, margin, per_sample, rivals, rounded, slope
+from advtrack.attacks.victim import frozen, is_adversarial, lead, margin, outward, per_sample, rivals, rounded, slope
 
 SPACE: Space = {
     "max_iter": Choices((50, 100), "ours: the paper ties the iterations to c, and its numbers are lost"),
@@ -257,10 +257,8 @@ def _minimise(
             active, box, adam, w = active[going], box.rows(going), adam.rows(going), w[going]
             delta, gradient, hinge = delta[going], gradient[going], hinge[going]
         if iteration == 0:
-            # A tie lacks nothing, and yet has to move.
-            steepness = _length(gradient)
-            distance = ((hinge + confidence) / steepness).clamp(min=_TIE)
-            guess = (_HEADROOM * 2 * distance / steepness).clamp(*_CONSTANTS).maximum(least[active])
+            needed, distance = _to_boundary(hinge + confidence, gradient, box.x + delta)
+            guess = (_HEADROOM * needed).clamp(*_CONSTANTS).maximum(least[active])
             const[active] = const[active].where(const[active].isfinite(), guess)
 
         # The chain rule through Eq. 5 and Eq. 7, then one step of Adam.
@@ -277,10 +275,33 @@ def _minimise(
     return solved
 
 
-def _length(w: Tensor) -> Tensor:
-    """Euclidean norm per sample, shape (N,), above 0, also where the squares leave the range of numbers."""
-    unit = w.flatten(1).abs().amax(1).clamp(min=torch.finfo(w.dtype).tiny)
-    return unit * (w / per_sample(unit, w)).flatten(1).norm(dim=1).clamp(min=1)
+def _to_boundary(missing: Tensor, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The constant with which Eq. 5 would just reach the boundary, and how far it is, if the victim were linear.
+
+    Within [0, 1]: features at an end of it, as the floors of spectrograms are, do not help. Where all of [0, 1] does
+    not lead to the linearised boundary, those that are free count as if they went on.
+
+    Parameters
+    ----------
+    missing : Tensor, shape (N,)
+        Logits to the boundary, at least 0.
+    gradient, x : Tensor, shape (N, C, H, W)
+        Slope of what is missing, and where it was taken.
+
+    Returns
+    -------
+    const, distance : Tensor, shape (N,)
+    """
+    # In units of the largest derivative: the squares of others may leave the range of numbers.
+    unit = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny)
+    w, f = (-gradient / per_sample(unit, x)).flatten(1), (missing / unit)[:, None]
+    free = w.masked_fill(outward(x, -gradient).flatten(1), 0.0).norm(dim=1, keepdim=True)
+    length = free.where(free > 0, 1.0)
+    t, distance = way_within_box(f, w, x.flatten(1), "l2")
+    t, distance = (f / length**2).where(t.isinf(), t), (f / length).where(t.isinf(), distance)
+    # A tie lacks nothing, and yet has to move.
+    t, distance = t.maximum(_TIE / length), distance.clamp(min=_TIE)
+    return rounded(2 * t.squeeze(1) / unit), rounded(distance.squeeze(1))
 
 
 def _nearest_rivals(logits: Tensor, x: Tensor, y: Tensor, confidence: float) -> tuple[Tensor, int]:

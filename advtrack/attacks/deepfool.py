@@ -15,7 +15,6 @@ from advtrack.attacks.outcome import AttackOutcome
 from advtrack.attacks.victim import (
     frozen,
     is_adversarial,
-    lead,
     margin,
     outward,
     per_sample,
@@ -66,8 +65,8 @@ def deepfool(
         Norm of the distance to a boundary. The paper uses l-inf.
     overshoot : float
         Share, at least 0, by which the perturbation is lengthened on the way, to come out beyond the boundary. The
-        example returned is brought back to a fiftieth of it. With 0, examples lie so close to the boundary that
-        rounding may take them back.
+        example returned is brought back to a fiftieth of it, or near that where it is above a tenth. With 0, examples
+        lie so close to the boundary that rounding may take them back.
     max_iter : int
         Number of iterations, at least 1.
     candidates : int
@@ -93,7 +92,7 @@ def deepfool(
     forwards, backwards = torch.zeros_like(y), torch.zeros_like(y)
     active = torch.arange(len(x), device=x.device)
     ties = torch.zeros_like(y)
-    # Where each sample's last step starts and ends, and the logits there.
+    # Where each sample's last step starts and ends, before both are clipped to [0, 1], and the logits there.
     near, far = x.clone(), x.clone()
     near_logits = far_logits = x.new_empty(len(x), 0)
 
@@ -112,8 +111,7 @@ def deepfool(
                 near_logits, far_logits = (torch.empty_like(logits) for _ in range(2))
 
             fooled = is_adversarial(logits, y[active], targeted=False)
-            near[active], near_logits[active] = far[active], far_logits[active]
-            far[active], far_logits[active] = x_k.detach(), logits.detach()
+            near_logits[active], far_logits[active] = far_logits[active], logits.detach()
             missing = steady(margin(logits, y[active], targeted=False), logits)
             ties[active] = (ties[active] + 1).where(missing == 0, 0)
             first_success[active[fooled]] = iteration
@@ -135,7 +133,8 @@ def deepfool(
             active = active[in_sight]
             origin = x[active]
             perturbation[active] = (perturbation[active] + step[in_sight]).clamp(-origin, 1 - origin)
-            x_adv[active] = (origin + (1 + overshoot) * perturbation[active]).clamp(0.0, 1.0)
+            near[active], far[active] = far[active], origin + (1 + overshoot) * perturbation[active]
+            x_adv[active] = far[active].clamp(0.0, 1.0)
 
         stepped = (first_success > 0).nonzero().squeeze(1)
         if len(stepped):
@@ -164,18 +163,23 @@ def _crossing(
 ) -> Tensor:
     """An example on the way from ``near``, which is none, to ``far``, which is one, or a little farther.
 
-    Regula falsi looks for the point where the lead of ``y`` over the class that the far end is taken for, known from
-    the logits at both ends, has fallen to ``-depth``, shape (N,). If it has not at ``far``, its line is followed on, up
-    to ``reach`` times the way. The lead over all other classes would have a kink where that class overtakes them.
+    Both are clipped to [0, 1] here only: the way to where ``far`` is clipped would be another one.
+
+    Regula falsi looks for the point where the lead of ``y`` over a class, known from the logits at both ends, has
+    fallen to ``-depth``, shape (N,): over the first class for which it has. If it has for none at ``far``, the line of
+    the strongest there is followed on, up to ``reach`` times the way. (The lead over whichever other class is the
+    strongest has kinks, where one overtakes another.)
     """
     low, high = torch.zeros_like(depth), torch.ones_like(depth)
     low_logits, high_logits = near_logits, far_logits
-    x_adv = far.clone()
+    x_adv = far.clamp(0.0, 1.0)
     with torch.no_grad():
         for _ in range(_LINE_SEARCH):
-            rival = rivals(high_logits, y, 1).squeeze(1)
-            low_f, high_f = (steady(lead(z, y, rival), z) + depth for z in (low_logits, high_logits))
-            share = (low_f / (low_f - high_f)).nan_to_num(nan=0.5).clamp(min=0)
+            low_leads, high_leads = (steady(_leads(z, y), z) + depth[:, None] for z in (low_logits, high_logits))
+            shares = (low_leads / (low_leads - high_leads)).nan_to_num(nan=0.5).clamp(min=0)
+            high_f, strongest = high_leads.min(1)
+            first = shares.masked_fill(high_leads > 0, torch.inf).amin(1)
+            share = first.where(first.isfinite(), shares.gather(1, strongest[:, None]).squeeze(1))
             tried = (low + (share + _SAFETY * (1 - share).abs()) * (high - low)).nan_to_num(nan=1.0).minimum(reach)
             x_t = (near + per_sample(tried, near) * (far - near)).clamp(0.0, 1.0)
             logits = network(x_t).to(near.dtype)
@@ -189,6 +193,11 @@ def _crossing(
             low, low_logits = new_low.where(low_moves, low), new_low_logits.where(low_moves[:, None], low_logits)
             high, high_logits = tried.where(high_moves, high), logits.where(high_moves[:, None], high_logits)
     return x_adv
+
+
+def _leads(logits: Tensor, y: Tensor) -> Tensor:
+    """By how much the logit of ``y`` exceeds that of each other class, shape (N, classes); its own is infinite."""
+    return (logits.gather(1, y[:, None]) - logits).scatter(1, y[:, None], torch.inf)
 
 
 def _step_to_boundary(

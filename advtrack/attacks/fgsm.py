@@ -21,6 +21,8 @@ def ascent_direction(logits: Tensor, x: Tensor, y: Tensor, targeted: bool) -> Te
     ``L = log sum_{i != y} exp(Z_i) - Z_y`` the loss is ``log(1 + exp(L))``: its gradient is that of L times the
     probability of the other classes, which a float rounds to 0 where the victim is sure. So it is that of L.
     """
+    # What all logits have in common would cost the weights of the classes their last digits.
+    logits = logits - logits.detach().amax(1, keepdim=True)
     own = logits.gather(1, y[:, None]).squeeze(1)
     odds = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1) - own
     return slope(-odds if targeted else odds, x)

@@ -252,7 +252,7 @@ def _still_reached(
     whole = len(searched) == len(places) * len(attacks)
     verdict: Verdict = "holds" if whole and not missed else "undecided"
     # More iterations than a search was allowed might reach it.
-    if any(one.fooling_high < one.target_fooling_rate and not one.capped for _, one in missed):
+    if any(one.fooling_high < 0.9 and not one.capped for _, one in missed):
         verdict = "fails"
     because = f"{len(searched) - len(missed)} of {len(searched)} searches reach it"
     because += "" if whole else f", and {len(places) * len(attacks) - len(searched)} were not run"

@@ -1,5 +1,6 @@
 """Carlini and Wagner's attack against closed forms on linear victims, at the edges of the box, and pass by pass."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -567,3 +568,17 @@ def test_a_boundary_that_is_nearer_than_the_slopes_said_is_found():
     )
     assert first.success.all() and Curved()(first.x_adv).argmax(1) == 1 and first.l2 >= 0.3
     assert more.success.all() and 0.26 <= more.l2 <= 0.26 * 1.02
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize(("floors", "steep"), [(1, 1000.0), (3000, 1.0)])
+def test_floors_that_bear_most_of_the_slope_and_cannot_fall_do_not_count(floors, steep, targeted):
+    """As of spectrograms: ten features can move, and what the others would bring is not to be had."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(floors + 10, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.cat([torch.full((floors,), -steep), torch.full((10,), 0.3)]) * torch.eye(2)[1:].T)
+        network[1].bias.copy_(torch.tensor([0.0, -1.0]))
+    x = torch.cat([torch.zeros(floors), torch.full((10,), 0.2)]).view(1, 1, 1, -1)
+    outcome = carlini_wagner(network, x, torch.tensor([int(targeted)]), targeted=targeted)
+    nearest = 0.4 / 0.3 / math.sqrt(10)
+    assert outcome.success.all() and nearest <= outcome.l2.item() <= 1.01 * nearest

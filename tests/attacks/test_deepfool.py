@@ -407,3 +407,15 @@ def test_a_class_that_comes_from_far_behind_is_met_where_it_takes_the_lead(norm,
     outcome = deepfool(network, x, torch.tensor([0]), norm=norm)
     assert outcome.success.all()
     assert 0.2 < getattr(outcome, norm).item() <= 0.2 * 1.001
+
+
+@pytest.mark.parametrize("overshoot", [0.02, 0.1, 0.5])
+def test_a_feature_that_comes_to_an_end_of_the_box_does_not_hold_the_others_back(overshoot):
+    """The first has 0.05 to go, so the second makes up 0.3; on a straight line to where both end it would take more."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        network[1].bias.copy_(torch.tensor([0.0, -1.5]))
+    x = torch.tensor([0.95, 0.2], dtype=torch.float64).view(1, 1, 1, 2)
+    outcome = deepfool(network, x, torch.tensor([0]), overshoot=overshoot)
+    assert outcome.success.all() and 0.3 < outcome.linf.item() <= 0.3 * (1 + overshoot / 40)

@@ -164,3 +164,18 @@ def test_undefined_gradients_move_nothing():
     x = torch.tensor([[[[0.2, 0.9]]]])
     outcome = fgsm(Broken(), x, torch.tensor([1]), eps=0.1)
     torch.testing.assert_close(outcome.x_adv, torch.tensor([[[[0.3, 0.9]]]]))
+
+
+@pytest.mark.parametrize("common", [1e3, 1e6])
+def test_what_all_logits_have_in_common_moves_nothing(common):
+    """Neither a feature with the same weight in all classes, nor, in float64, a sample by the company it is in."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 5)).double()
+    with torch.no_grad():
+        network[1].weight[:, 0] = 1.0
+        network[1].bias += common
+    x = torch.rand(7, 1, 2, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 5, (7,), generator=generator)
+    together = fgsm(network, x, y, eps=0.1)
+    assert torch.equal(together.x_adv[:, 0, 0, 0], x[:, 0, 0, 0]) and not torch.equal(together.x_adv, x)
+    assert torch.equal(in_batches(fgsm, network, x, y, 1, eps=0.1, targeted=False).x_adv, together.x_adv)

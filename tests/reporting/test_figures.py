@@ -91,7 +91,7 @@ def test_a_rate_that_is_not_known_is_drawn_as_a_span_and_not_as_its_least() -> N
     ax = Figure().subplots()
     _against_bound(ax, unknown, {"color": "C0", "linestyle": "-"})
     least, most, line = (drawn.get_ydata().tolist() for drawn in ax.lines)
-    assert (least, most) == ([0, 75], [50, 75])  # at 0.015 and at 0.02
+    assert (least, most) == ([0, 75], [75, 75])  # from 0.015 on and from 0.02 on
     assert np.isnan(line[0]) and line[1] == 75
 
 

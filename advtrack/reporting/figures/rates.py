@@ -138,12 +138,16 @@ def rates_figure(name: str, title: str, victims: Sequence[VictimRecord], attacks
 
 
 def rates_over_bound(clips: StruckClips) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Bounds at which the fooling rate is known to change, and how many clips are then fooled at least and at most."""
+    """Bounds at which the fooling rate is known to change, and how many clips are fooled from there to the next one.
+
+    At least, and at most.
+    """
     fooled, resisted = np.array(clips.fooled_at), np.array(clips.resisted_at)
     steps = np.concatenate([fooled, resisted])
     bounds = np.unique(steps[np.isfinite(steps) & (steps > 0)])
     least = (fooled[:, None] <= bounds).sum(0)
-    return bounds, least, ((fooled[:, None] <= bounds) | (resisted[:, None] < bounds)).sum(0)
+    # Of a clip that resists at a bound, nothing is known of larger ones.
+    return bounds, least, ((fooled[:, None] <= bounds) | (resisted[:, None] <= bounds)).sum(0)
 
 
 def rates_over_iterations(clips: StruckClips) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
