@@ -197,6 +197,7 @@ def _transfer(source: dict[str, Tensor], body: nn.Module, weights: str) -> set[s
             unfit += [] if name in heads | counters else [f"{name} {why}"]
         else:
             assert given is not None
+            given = given.to(tensor.dtype)
             fitted[name] = given if given.shape == tensor.shape else given.sum(1, keepdim=True)
     if unfit:
         raise InputError(f"--weights {weights}: does not fit this network: {unfit[0]} ({len(unfit)} in all)")
@@ -210,7 +211,7 @@ def _unfit(given: Tensor | None, tensor: Tensor) -> str:
     """Why a tensor cannot take the place of another one, nothing if it can: as it is, or RGB filters as their sum."""
     if given is None:
         return "is missing"
-    if given.layout != torch.strided or given.is_complex() or given.is_quantized:
+    if given.layout != torch.strided or given.is_complex() or given.is_quantized or given.is_meta:
         return "is no dense tensor of real numbers"
     rgb = given.ndim == 4 and tuple(tensor.shape) == (given.shape[0], 1, *given.shape[2:]) and given.shape[1] == 3
     if given.shape != tensor.shape and not rgb:

@@ -13,7 +13,7 @@ from advtrack.stages import attack as searching
 from advtrack.stages import fold, masking
 from advtrack.stages.sample_table import read_samples
 from advtrack.stages.searched import read_record
-from advtrack.stages.victims import plain_victim
+from advtrack.stages.victims import plain_victim, trained_beside
 from advtrack.tracking import lookup
 from advtrack.tracking.registry import Registered
 
@@ -127,11 +127,11 @@ def gather(victim: Registered, budgets: Mapping[str, tuple[float, int]], min_sam
 
 
 def _read_accuracy(victim: Registered, proof: Proof) -> None:
-    """Test accuracies of the victim and of its plain counterpart, from the runs of their folds."""
-    plain = victim if victim.tags["training"] == "plain" else plain_victim(victim)
+    """Test accuracies of the victim and of the plain one that it was trained beside, from the runs of their folds."""
+    plain = victim if victim.tags["training"] == "plain" else trained_beside(victim)
     if plain is None:
         proof.missing["accuracy_drop"] = (
-            f"{victim.name}@standard is no plain victim of the same fold, spectrograms and initial weights"
+            f"the plain victim of its fold, beside which {victim} was trained, is gone; train both again"
         )
     accuracies = {}
     for one in {victim.version: victim, **({plain.version: plain} if plain else {})}.values():

@@ -115,3 +115,23 @@ def plain_victim(version: registry.Registered) -> registry.Registered | None:
     if standard is None or standard.tags["fold"] != version.tags["fold"] or recipe(standard) != recipe(version):
         return None
     return standard
+
+
+def trained_beside(version: registry.Registered) -> registry.Registered | None:
+    """The plain victim, of the same fold, beside which an adversarially trained one was trained.
+
+    Wherever ``standard`` points since, its accuracy is what adversarial training started from. Where ``standard`` was
+    another fold then, it is the newest of this fold that was trained like that.
+    """
+    beside = registry.version(version.name, version.tags.get("standard", "").rpartition("/")[2])
+    if beside is None:
+        return None
+    alike = ("training", "conditions", "repeat")
+    return next(
+        (
+            one
+            for one in (beside, *registry.versions(version.name))
+            if one.tags["fold"] == version.tags["fold"] and all(one.tags.get(n) == beside.tags.get(n) for n in alike)
+        ),
+        None,
+    )

@@ -26,7 +26,7 @@ _REQUIREMENTS = (
 #: Sampling rates in Hz that are taken; the ends keep a request's memory in bounds.
 _SLOWEST, _FASTEST = 1_000, 1_000_000
 #: Seconds that a waveform lasts at least: nothing of a shorter one is left at the sampling rates of images.
-_SHORTEST = 2e-5
+_SHORTEST = 1e-4
 #: Characters of an answer that refuses: what was wrong may be long.
 _MOST = 300
 #: Samples beyond this, 20 dB over full scale, are on another scale: that of integers.

@@ -201,13 +201,31 @@ def test_weights_without_counters_of_batches_fit(tmp_path):
     assert all(torch.equal(tensor, body.state_dict()[name]) for name, tensor in kept.items())
 
 
-@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64)])
+@pytest.mark.parametrize(
+    "change", [Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64), lambda tensor: tensor.to("meta")]
+)
 def test_tensors_that_are_no_dense_real_numbers_are_refused(tmp_path, change):
     state = build("resnet56", 5).body.state_dict()
     name = next(name for name, tensor in state.items() if tensor.ndim == 4)
     torch.save(state | {name: change(state[name])}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=rf"{name} is no dense tensor of real numbers \(1 in all\)"):
         build("resnet56", 5, weights=str(tmp_path / "w.pth"))
+
+
+def test_weights_of_few_bits_fit(tmp_path, rgb_state):
+    """Also where filters of three colours are summed, which few bits cannot do."""
+    few = {name: t.to(torch.float8_e4m3fn) if t.is_floating_point() else t for name, t in rgb_state.items()}
+    torch.save(few, tmp_path / "w.pth")
+    body = build("resnet18", 5, weights=str(tmp_path / "w.pth")).body
+    assert torch.equal(body.conv1.weight, few["conv1.weight"].float().sum(1, keepdim=True))
+
+
+def test_weights_too_large_for_the_network_are_refused(tmp_path):
+    state = build("resnet56", 3).body.state_dict()
+    name = sorted(name for name in state if name.endswith("running_var"))[0]
+    torch.save(state | {name: torch.full_like(state[name], 1e300, dtype=torch.float64)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=rf"{name} holds NaN or infinite values \(1 in all\)"):
+        build("resnet56", 3, weights=str(tmp_path / "w.pt"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

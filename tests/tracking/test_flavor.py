@@ -170,7 +170,7 @@ def test_the_sampling_rate_matters(server, network):
         ([[0.1], [float("inf")]], RATE, "waveform 2 has samples that are NaN, infinite"),
         ([[1e7]], RATE, "beyond 10 (1e+07)"),
         ([[0.1, 10**400]], RATE, "beyond 10 (inf)"),
-        ([[0.5] * 19], 1_000_000, "waveform 1 is too short: 19 samples at 1000000 Hz last less than 2e-05 s"),
+        ([[0.5] * 99], 1_000_000, "waveform 1 is too short: 99 samples at 1000000 Hz last less than 0.0001 s"),
         ([[32767, -32768]], RATE, "beyond 10 (32768); full scale is 1, so divide 16-bit samples by 32768"),
         ([["0.1", "0.2"]], RATE, "a list of samples"),
         ([[0.1], ["0.2", 0.3]], RATE, "a list of samples"),
