@@ -127,11 +127,14 @@ class BudgetResult:
         return fooling_auc(self.fooled_at, self.largest), fooling_auc(self.resisted_at, self.largest)
 
     def curve(self) -> list[tuple[float, float, float]]:
-        """Bounds at which the fooling rate is known to change, and there the rate that it has at least and at most."""
+        """Bounds at which the fooling rate is known to change, and what it is from there to the next one.
+
+        At least and at most: a sample that resists at a bound may be fooled just beyond it.
+        """
         steps = np.concatenate([self.fooled_at, self.resisted_at])
         bounds = np.unique(steps[(steps > 0) & (steps <= self.largest)])
         curve = []
-        for bound in bounds:
+        for bound, following in zip(bounds, np.append(bounds[1:], bounds[-1:]), strict=True):
             fooled = self.fooled_at <= bound
-            curve.append((float(bound), float(fooled.mean()), float((fooled | (self.resisted_at < bound)).mean())))
+            curve.append((float(bound), float(fooled.mean()), float((fooled | (self.resisted_at < following)).mean())))
         return curve

@@ -53,9 +53,9 @@ def test_the_curve_lies_between_what_is_known_and_what_is_not_excluded():
     result = result_of([True] * 3, [1, 1, 1], fooled_at=[2.0, 4.0, np.inf], resisted_at=[1.0, 1.0, 3.0])
     third = pytest.approx(1 / 3)
     assert result.curve() == [
-        (1.0, 0.0, 0.0),
+        (1.0, 0.0, pytest.approx(2 / 3)),
         (2.0, third, pytest.approx(2 / 3)),
-        (3.0, third, pytest.approx(2 / 3)),
+        (3.0, third, 1.0),
         (4.0, pytest.approx(2 / 3), 1.0),
     ]
     low, high = result.auc()

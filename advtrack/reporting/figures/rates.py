@@ -146,8 +146,9 @@ def rates_over_bound(clips: StruckClips) -> tuple[Floats, NDArray[np.int64], NDA
     steps = np.concatenate([fooled, resisted])
     bounds = np.unique(steps[np.isfinite(steps) & (steps > 0)])
     least = (fooled[:, None] <= bounds).sum(0)
-    # Of a clip that resists at a bound, nothing is known of larger ones.
-    return bounds, least, ((fooled[:, None] <= bounds) | (resisted[:, None] <= bounds)).sum(0)
+    # Of a clip that resists at a bound, nothing is known from there to the next one.
+    following = np.append(bounds[1:], bounds[-1:])
+    return bounds, least, ((fooled[:, None] <= bounds) | (resisted[:, None] < following)).sum(0)
 
 
 def rates_over_iterations(clips: StruckClips) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
